@@ -1,0 +1,27 @@
+"""A declarative, config-driven launcher for PyTorch training jobs.
+
+``report`` is for the training script, ``submit`` and ``Run`` for a program or a notebook. All is
+imported on first use: a script that only reports pays for nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from launcher.report import report
+
+if TYPE_CHECKING:
+    from launcher.api import runs, submit
+    from launcher.run import Run
+
+__all__ = ["Run", "report", "runs", "submit"]
+
+_WHERE = {"Run": "launcher.run", "runs": "launcher.api", "submit": "launcher.api"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'launcher' has no attribute {name!r}")
+    import importlib  # noqa: PLC0415 - see above
+
+    return getattr(importlib.import_module(_WHERE[name]), name)

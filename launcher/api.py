@@ -1,0 +1,124 @@
+"""The launcher from Python: what the command line calls, and what a notebook calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from launcher.errors import StoreError
+from launcher.run import Run
+from launcher.store import Store, new_run_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from launcher.app import Request
+    from launcher.job import Facts, JobSpec, LaunchPlan
+    from launcher.record import RecordedRun
+    from launcher.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A job with its plan: everything is decided, nothing has happened."""
+
+    job: JobSpec
+    facts: Facts
+    plan: LaunchPlan
+    secrets: dict[str, str]  # values that the configuration holds; never printed, never written
+    source: Snapshot | None = None  # a recorded one; None: the source directory as it is
+
+    def submit(self, say: Callable[[str], None]) -> Run:
+        """Carry the plan out and return its run."""
+        from launcher.submission import submit as carry_out  # noqa: PLC0415
+
+        folder = carry_out(
+            self.job,
+            self.facts,
+            self.plan,
+            secrets=self.secrets,
+            say=say,
+            source=self.source,
+        )
+        return Run(folder)
+
+
+def prepare(request: Request, source: Snapshot | None = None) -> Prepared:
+    """Return what submitting ``request`` would do; raise ConfigError or PlanError; write nothing.
+
+    ``source``: a recorded one, to be used in place of the source directory.
+    """
+    from launcher import app, config  # noqa: PLC0415 - Hydra is imported to submit, not to list
+    from launcher.plan import check, plan  # noqa: PLC0415
+    from launcher.probe import probe  # noqa: PLC0415
+
+    job, secrets = config.resolve(app.compose(request), request.overrides)
+    check(job)
+    facts = probe(job, source)
+    planned = plan(job, facts, new_run_id())
+    return Prepared(job=job, facts=facts, plan=planned, secrets=secrets, source=source)
+
+
+def submit(*overrides: str, config_dir: str | None = None, **values: Any) -> Run:
+    """Submit a job and return its run, without waiting for it.
+
+    ``overrides`` are as on the command line; ``values`` are keys of the job, taken literally:
+    ``submit("dist=mpi", entry_script="train.py", script_params={"lr": 0.1})``. Raises LaunchError:
+    ConfigError, PlanError, ProvisionError, SubmitError or StoreError.
+    """
+    from launcher.app import Request  # noqa: PLC0415
+
+    request = Request(overrides=overrides, values=values, config_dir=config_dir)
+    return prepare(request).submit(lambda line: print(line, file=sys.stderr))
+
+
+def rerun(text: str, request: Request) -> Prepared:
+    """Return the repetition of a recorded run: its source and configuration, ``request`` on top.
+
+    ``text`` is an id, a unique prefix of one, or @last. StoreError when there is no such run.
+    """
+    import yaml  # noqa: PLC0415
+
+    from launcher.snapshot import Snapshot  # noqa: PLC0415
+
+    recorded = _recorded(text)
+    source = Snapshot(
+        git_dir=recorded.git_dir,
+        tree=recorded.tree,
+        prefix=json.loads(recorded.files["run.json"])["prefix"],
+        head=recorded.head,
+        branch="",
+        dirty=False,
+    )
+    config = yaml.safe_load(recorded.files["config.yaml"])
+    return prepare(replace(request, recorded=config), source)
+
+
+def _recorded(text: str) -> RecordedRun:
+    """Return a recorded run; one whose folder is gone is found by its commit."""
+    from launcher import record, snapshot  # noqa: PLC0415
+
+    try:
+        folder = store().find(text)
+        return record.read_run(folder.record().git_dir, folder.id)
+    except StoreError:
+        # In the repository of the current folder, or in the launcher's own.
+        for git_dir in {snapshot.find(os.getcwd()).git_dir, snapshot.own_store()}:
+            ids = record.find(git_dir, text) if os.path.isdir(git_dir) else []
+            if len(ids) == 1:
+                return record.read_run(git_dir, ids[0])
+        raise
+
+
+def store(runs_dir: str | None = None) -> Store:
+    """Return the runs below ``runs_dir``; by default of LAUNCHER_RUNS, or of ./runs."""
+    return Store(os.path.abspath(runs_dir or os.environ.get("LAUNCHER_RUNS") or "runs"))
+
+
+def runs(runs_dir: str | None = None) -> list[Run]:
+    """Return all runs, oldest first."""
+    there = store(runs_dir)
+    return [Run(there.folder(run_id)) for run_id in there.ids()]

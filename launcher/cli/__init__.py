@@ -1,0 +1,85 @@
+"""The command line: parse, call, print; nothing else.
+
+Why a verb is the first word: everything else is an override of the job's configuration, and bare
+overrides submit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from launcher.cli import jobs, machine, runs
+from launcher.cli.words import say
+from launcher.errors import ConfigError, LaunchError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_ABOUT = """launcher: config groups -> one job -> exact commands -> recorded runs
+
+  launcher OVERRIDES...   submit: entry_script=train.py dist=mpi procs_per_node=2 ...
+  launcher VERB ...       one of these; launcher VERB --help tells more:
+"""
+_VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "plan": jobs.plan,
+    "rerun": jobs.rerun,
+    "runs": runs.list_runs,
+    "show": runs.show_run,
+    "logs": runs.logs,
+    "wait": runs.wait,
+    "cancel": runs.cancel,
+    "env": machine.env,
+    "doctor": machine.doctor,
+}
+
+
+def run(argv: Sequence[str]) -> int:
+    """Carry out one command line and return the exit status."""
+    try:
+        return _dispatch(list(argv))
+    except LaunchError as error:
+        say(f"launcher: {error.message}")
+        if error.hint:
+            say(f"  {error.hint}")
+        return error.status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader, such as head, has seen enough; Python must not complain at its exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(argv: list[str]) -> int:
+    first = argv[0] if argv else "--help"
+    if first in ("--version", "-V"):
+        from importlib.metadata import version  # noqa: PLC0415
+
+        print(version("training-launcher"))
+        return 0
+    if first in ("--help", "-h", "help"):
+        _help()
+        return 0
+    if first in _VERBS:
+        return _VERBS[first](argv[1:])
+    if "=" not in first and not first.startswith(("+", "~", "-")):
+        known = ", ".join(_VERBS)
+        raise ConfigError(
+            f"{first}: neither a verb nor an override (key=value)",
+            hint=nearest(first, _VERBS) + f"Verbs: {known}.",
+        )
+    return jobs.submit(argv)
+
+
+def _help() -> None:
+    from launcher.reference import reference_text  # noqa: PLC0415
+
+    print(_ABOUT)
+    for name, verb in _VERBS.items():
+        print(f"  {name:<8} {str(verb.__doc__).partition(chr(10))[0]}")
+    print("\nKeys of the job (key=value), with their defaults:\n")
+    print(reference_text())

@@ -1,0 +1,97 @@
+"""The verbs that take overrides: submit, plan, rerun."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from launcher import api
+from launcher.cli.words import exit_status, parser, say, write
+from launcher.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from launcher.app import Request
+    from launcher.run import Run
+    from launcher.store import RunStatus
+
+
+def _request(
+    argv: Sequence[str], options_of: argparse.ArgumentParser
+) -> tuple[argparse.Namespace, Request]:
+    from launcher.app import Request  # noqa: PLC0415 - imports Hydra
+
+    options_of.add_argument("--config-dir", help="your own config groups (default: ./conf)")
+    options_of.add_argument("overrides", nargs="*", help="key=value")
+    options = options_of.parse_intermixed_args(argv)
+    overrides = tuple(options.overrides)
+    return options, Request(overrides=overrides, config_dir=options.config_dir)
+
+
+def submit(argv: Sequence[str]) -> int:
+    """Submit the job that the overrides describe, and follow it."""
+    options_of = parser("submit", submit)
+    options_of.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
+    options, request = _request(argv, options_of)
+    if options.multirun:
+        raise ConfigError(
+            "-m: sweeps are not built yet", hint="Submit the points one by one with detach=true."
+        )
+    prepared = api.prepare(request)
+    return _follow(prepared.submit(say), detach=prepared.job.detach)
+
+
+def plan(argv: Sequence[str]) -> int:
+    """Print everything that a submit would do, and do nothing."""
+    from launcher import show  # noqa: PLC0415
+
+    options_of = parser("plan", plan)
+    options_of.add_argument("--json", action="store_true", help="as JSON")
+    options, request = _request(argv, options_of)
+    planned = api.prepare(request).plan
+    sys.stdout.write(show.json_text(planned.to_json()) if options.json else show.plan_text(planned))
+    return 0
+
+
+def rerun(argv: Sequence[str]) -> int:
+    """Submit a recorded run again: its source and its configuration, with overrides on top."""
+    options_of = parser("rerun", rerun)
+    options_of.add_argument("run", help="a run's id, a unique prefix of one, or @last")
+    options, request = _request(argv, options_of)
+    prepared = api.rerun(options.run, request)
+    return _follow(prepared.submit(say), detach=prepared.job.detach)
+
+
+def _follow(run: Run, *, detach: bool) -> int:
+    """Follow a run to its end; Ctrl-C stops the run, a second one at once."""
+    from launcher.follow import Tail, follow  # noqa: PLC0415
+
+    say(f"launcher: run {run.id}, {run.folder.path}")
+    if detach:
+        say(f"  launcher logs -f {run.id}   launcher cancel {run.id}")
+        print(run.id)
+        return 0
+    tail = Tail(run.folder, world_size=run.folder.record().world_size)
+    while True:
+        try:
+            return _ended(follow(tail, write), run)
+        except KeyboardInterrupt:
+            say("\nlauncher: stopping the run; Ctrl-C again stops it at once")
+            run.interrupt()
+
+
+def _ended(status: RunStatus, run: Run) -> int:
+    from launcher import show  # noqa: PLC0415
+
+    words = [
+        f"launcher: run {run.id} {status.state.value}",
+        f"after {show.duration(status.duration_s)}",
+    ]
+    if status.metrics:
+        words.append(f"({show.metrics(status.metrics)})")
+    say(" ".join(words))
+    if status.reason:
+        say(f"  {status.reason}")
+    return exit_status(status.state)

@@ -1,0 +1,111 @@
+"""The verbs that take runs: runs, show, logs, wait, cancel."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from launcher import api
+from launcher.cli.words import RUN_HELP, RUNS_DIR_HELP, exit_status, parser, say, write
+from launcher.errors import ConfigError
+from launcher.run import Run
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from launcher.store import RunFolder
+
+
+def list_runs(argv: Sequence[str]) -> int:
+    """List the runs: id, name, state, where, when, metrics."""
+    from launcher import show  # noqa: PLC0415
+    from launcher.observe import observe_all  # noqa: PLC0415
+
+    options_of = parser("runs", list_runs)
+    options_of.add_argument("--json", action="store_true", help="as JSON")
+    options_of.add_argument("-n", type=int, default=0, help="the latest N only")
+    options_of.add_argument(
+        "--runs-dir", help="where the runs are (default: LAUNCHER_RUNS or ./runs)"
+    )
+    options = options_of.parse_args(argv)
+    store = api.store(options.runs_dir)
+    statuses = observe_all(store)[-options.n :]
+    if options.json:
+        sys.stdout.write(show.json_text([each.to_json() for each in statuses]))
+    elif statuses:
+        sys.stdout.write(show.runs_table(statuses))
+    else:
+        say(f"launcher: no runs in {store.path}")
+    return 0
+
+
+def show_run(argv: Sequence[str]) -> int:
+    """Show one run: state, times, metrics, where its folder and its commit are."""
+    from launcher import show  # noqa: PLC0415
+
+    options_of = parser("show", show_run)
+    options_of.add_argument("--json", action="store_true", help="as JSON")
+    folder, options = _one_run(options_of, argv)
+    status = Run(folder).status
+    if options.json:
+        record = {"record": folder.record().__class__.to_json(folder.record())}
+        sys.stdout.write(show.json_text({**status.to_json(), **record}))
+    else:
+        sys.stdout.write(show.status_text(status, folder))
+    return 0
+
+
+def logs(argv: Sequence[str]) -> int:
+    """Print a run's output; -f follows it while it runs."""
+    from launcher.follow import Tail, follow  # noqa: PLC0415
+
+    options_of = parser("logs", logs)
+    options_of.add_argument("-f", "--follow", action="store_true", help="until the run ends")
+    options_of.add_argument("--rank", type=int, help="of one rank only")
+    folder, options = _one_run(options_of, argv)
+    world_size = folder.record().world_size
+    if options.rank is not None and not 0 <= options.rank < world_size:
+        raise ConfigError(f"--rank {options.rank}: the run has ranks 0 to {world_size - 1}")
+    tail = Tail(folder, world_size=world_size, rank=options.rank)
+    if options.follow:
+        follow(tail, write)
+    else:
+        write(tail.read(last=True))
+    return 0
+
+
+def wait(argv: Sequence[str]) -> int:
+    """Wait until runs have ended; the exit status is that of the worst."""
+    options_of = parser("wait", wait)
+    options_of.add_argument("run", nargs="+", help=RUN_HELP)
+    options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
+    options = options_of.parse_args(argv)
+    folders = [api.store(options.runs_dir).find(each) for each in options.run]
+    worst = 0
+    for folder in folders:
+        state = Run(folder).wait()
+        print(f"{folder.id} {state.value}", flush=True)
+        worst = max(worst, exit_status(state))
+    return worst
+
+
+def cancel(argv: Sequence[str]) -> int:
+    """End runs, ranks included."""
+    options_of = parser("cancel", cancel)
+    options_of.add_argument("run", nargs="+", help=RUN_HELP)
+    options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
+    options = options_of.parse_args(argv)
+    folders = [api.store(options.runs_dir).find(each) for each in options.run]
+    for folder in folders:
+        print(f"{folder.id} {Run(folder).cancel().value}", flush=True)
+    return 0
+
+
+def _one_run(
+    options_of: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[RunFolder, argparse.Namespace]:
+    options_of.add_argument("run", nargs="?", default="@last", help=RUN_HELP + " (the default)")
+    options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
+    options = options_of.parse_args(argv)
+    return api.store(options.runs_dir).find(options.run), options

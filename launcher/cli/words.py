@@ -1,0 +1,38 @@
+"""What the verbs share: the launcher's own voice, and the words of their options."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from launcher.job import RunState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RUN_HELP = "a run's id, a unique prefix of one, or @last"
+RUNS_DIR_HELP = "where the runs are (default: LAUNCHER_RUNS or ./runs)"
+
+
+def say(line: str) -> None:
+    """Print a line of the launcher's own, apart from the output of ranks."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def write(data: bytes) -> None:
+    """Write output of ranks, as it is, at once."""
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def parser(verb: str, function: Callable[..., Any]) -> argparse.ArgumentParser:
+    """Return the parser of a verb, which its function's docstring describes."""
+    return argparse.ArgumentParser(
+        prog=f"launcher {verb}", description=function.__doc__, allow_abbrev=False
+    )
+
+
+def exit_status(state: RunState) -> int:
+    """Return the command line's exit status for a run's final state."""
+    return {RunState.SUCCEEDED: 0, RunState.CANCELLED: 130}.get(state, 1)

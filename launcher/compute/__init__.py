@@ -1,0 +1,64 @@
+"""WHERE a job runs. A compute is a value with pure methods: words out, text in.
+
+A compute of your own: a class with the methods of ``Compute``, and a YAML file in your project's
+conf/compute/ whose ``_target_`` names it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from launcher.job import Facts, JobSpec, PlannedFile, Resources
+    from launcher.shell import Word
+
+
+class Compute(Protocol):
+    """A place: what fits there, how its ranks find each other, what submits a job to it."""
+
+    @property
+    def kind(self) -> str:
+        """Return the place's name, as ``launcher runs`` shows it."""
+
+    @property
+    def cpus_per_proc(self) -> int | None:
+        """Return the cores of a rank, where the configuration says."""
+
+    @property
+    def time(self) -> int | str | None:
+        """Return the time limit, as configured."""
+
+    @property
+    def setup(self) -> tuple[str, ...]:
+        """Return shell lines that run first in the job."""
+
+    def check(self, resources: Resources) -> None:
+        """Raise PlanError when ``resources`` cannot be had there."""
+
+    def cpus_of_a_rank(self, resources: Resources, facts: Facts) -> int | None:
+        """Return the cores that one rank may use; None: not known before the job starts."""
+
+    def head_address(self) -> Word:
+        """Return the address of the first node, as seen from every node."""
+
+    def slots(self, resources: Resources) -> tuple[tuple[str, int], ...]:
+        """Return (host, ranks there) for mpirun; () where the scheduler tells it."""
+
+    def step(self, resources: Resources, facts: Facts) -> tuple[Word, ...]:
+        """Return the scheduler's own words that start all ranks; () where mpirun must."""
+
+    def mpi_environment(self, resources: Resources) -> dict[str, str]:
+        """Return what Open MPI must know of this place."""
+
+    def files(self, facts: Facts, run_dir: str) -> tuple[PlannedFile, ...]:
+        """Return the files that this place needs beside launch.sh."""
+
+    def commands(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[tuple[str, ...], ...]:
+        """Return the commands that submit the run in ``run_dir``, in order."""
+
+
+def supervisor(facts: Facts, run_dir: str) -> tuple[str, ...]:
+    """Return the words that start the supervisor of the run in ``run_dir``."""
+    # -I -S: it needs the standard library only, and to set up the site packages of a large
+    # environment takes longer than all it does at its start.
+    return (facts.python, "-I", "-S", f"{facts.package_root}/launcher/supervise.py", run_dir)

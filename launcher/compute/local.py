@@ -1,0 +1,67 @@
+"""This machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from launcher.compute import supervisor
+from launcher.errors import PlanError
+
+if TYPE_CHECKING:
+    from launcher.job import Facts, JobSpec, PlannedFile, Resources
+    from launcher.shell import Word
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Local:
+    """Ranks as processes of this machine, under a supervisor that outlives the terminal."""
+
+    kind: ClassVar[str] = "local"
+    setup: ClassVar[tuple[str, ...]] = ()
+
+    cpus_per_proc: int | None = None
+    time: int | str | None = None
+    grace_s: float = 10.0
+
+    def check(self, resources: Resources) -> None:
+        """Raise PlanError for more than one node."""
+        if resources.nodes > 1:
+            raise PlanError(
+                f"nodes={resources.nodes}: compute=local is one machine",
+                hint=f"nodes=1 procs_per_node={resources.world_size}, or compute=slurm.",
+            )
+
+    def cpus_of_a_rank(self, resources: Resources, facts: Facts) -> int | None:
+        """Return this machine's cores, shared among the ranks; at least 1."""
+        return self.cpus_per_proc or max(1, facts.cpus // resources.procs_per_node)
+
+    def head_address(self) -> Word:
+        """Return loopback: no rank is elsewhere."""
+        return "127.0.0.1"
+
+    def slots(self, resources: Resources) -> tuple[tuple[str, int], ...]:
+        """Return this machine with all ranks."""
+        return (("localhost", resources.procs_per_node),)
+
+    def step(self, resources: Resources, facts: Facts) -> tuple[Word, ...]:  # noqa: ARG002
+        """Return (): there is no scheduler."""
+        return ()
+
+    def mpi_environment(self, resources: Resources) -> dict[str, str]:  # noqa: ARG002
+        """Return shared memory as the transport, and no scheduler, even inside an allocation."""
+        return {
+            "OMPI_MCA_btl": "self,sm",
+            "OMPI_MCA_plm": "^slurm",
+            "OMPI_MCA_ras": "^slurm",
+            "PRTE_MCA_plm": "^slurm",
+            "PRTE_MCA_ras": "^slurm",
+        }
+
+    def files(self, facts: Facts, run_dir: str) -> tuple[PlannedFile, ...]:  # noqa: ARG002
+        """Return (): nothing beside launch.sh."""
+        return ()
+
+    def commands(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[tuple[str, ...], ...]:  # noqa: ARG002
+        """Return the start of the supervisor."""
+        return (supervisor(facts, run_dir),)

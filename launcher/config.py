@@ -1,0 +1,235 @@
+"""DictConfig -> JobSpec. Behind this module nothing knows OmegaConf."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import MissingMandatoryValue, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from launcher import params
+from launcher.errors import ConfigError, LaunchError, nearest
+from launcher.job import JobSpec, Resources
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_SECRET = re.compile(
+    r"(?:^|_)(?:TOKENS?|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|CREDENTIALS?|APIKEY|(?:API|ACCESS|"
+    r"PRIVATE|SECRET|AUTH|ACCOUNT|STORAGE)_?KEYS?)(?:$|_)",
+    re.IGNORECASE,
+)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def resolve(config: DictConfig, overrides: tuple[str, ...] = ()) -> tuple[JobSpec, dict[str, str]]:
+    """Return the job, and the values of the secrets that the configuration itself holds.
+
+    Raise ConfigError, with the key, the value and what is allowed, on anything that cannot be
+    launched. Nothing is written.
+    """
+    values = _plain(config)
+    env, secrets, given = _environment(values)
+    entry = _entry(values)
+    name = str(values["name"] or _stem(entry))
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ConfigError(
+            f"name={name}: not a name",
+            hint="Letters, digits, '.', '_' and '-'; at most 64 of them.",
+        )
+    compute, environment, dist = (
+        _built(values, group) for group in ("compute", "environment", "dist")
+    )
+    style = params.hydra_arguments if values["params_style"] == "hydra" else params.arguments
+    record = {**values, "env": env, "secrets": list(secrets)}
+    _no_secret_within(record, given)
+    job = JobSpec(
+        name=name,
+        entry=entry,
+        args=tuple(style(values["script_params"])),
+        source_directory=os.path.abspath(values["source_directory"]),
+        runs_dir=os.path.abspath(os.environ.get("LAUNCHER_RUNS") or values["runs_dir"]),
+        resources=_resources(values, compute),
+        env=env,
+        secrets=secrets,
+        data={name: _path_of(name, entry) for name, entry in values["data"].items()},
+        compute=compute,
+        environment=environment,
+        dist=dist,
+        grace_s=float(values["compute"].get("grace_s", 10.0)),
+        detach=values["detach"],
+        overrides=tuple(_masked(each, secrets) for each in overrides),
+        config=record,
+    )
+    return job, given
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    """Return ``config`` as plain values, every interpolation resolved."""
+    if not OmegaConf.has_resolver("data"):
+        OmegaConf.register_new_resolver("data", _data_path)
+    try:
+        values = OmegaConf.to_container(
+            config, resolve=True, throw_on_missing=True, enum_to_str=True
+        )
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        hint = "For example: entry_script=train.py" if key == "entry_script" else f"Give {key}=..."
+        raise ConfigError(f"{key}: a value is needed", hint=hint) from error
+    except OmegaConfBaseException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, LaunchError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None:
+            raise cause from error
+        message = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{error.full_key}: {message}",
+            hint="'${' begins an interpolation; '\\${' is that text itself.",
+        ) from error
+    return {str(key): value for key, value in dict(values).items()}  # type: ignore[arg-type]
+
+
+def _data_path(name: str, *, _root_: DictConfig) -> str:
+    if name not in _root_.data:
+        known = [str(each) for each in _root_.data]
+        raise ConfigError(
+            f"${{data:{name}}}: there is no data entry '{name}'",
+            hint=nearest(name, known)
+            + f"Add data.{name}.path=..., known: {', '.join(known) or 'none'}.",
+        )
+    return _path_of(name, OmegaConf.to_container(_root_.data[name]))
+
+
+def _path_of(name: str, entry: Any) -> str:
+    if not isinstance(entry, dict) or list(entry) != ["path"] or not isinstance(entry["path"], str):
+        raise ConfigError(
+            f"data.{name}={entry}: an entry has a path, and nothing else",
+            hint=f"data.{name}.path=/where/it/lies",
+        )
+    return os.path.abspath(entry["path"])
+
+
+def _environment(values: dict[str, Any]) -> tuple[dict[str, str], tuple[str, ...], dict[str, str]]:
+    """Return the variables that may be shown, the names of the secret ones, and given secrets."""
+    shown: dict[str, str] = {}
+    given: dict[str, str] = {}
+    names = set(values["secrets"])
+    for name, value in values["env"].items():
+        if not _NAME.fullmatch(name) or name.startswith("LAUNCHER_"):
+            raise ConfigError(
+                f"env.{name}: not a name for a variable of yours",
+                hint="Letters, digits and '_', no digit first; LAUNCHER_... is the launcher's own.",
+            )
+        if value is None:
+            continue
+        text = params.text(value)
+        if "\0" in text:
+            raise ConfigError(f"env.{name}: a variable cannot hold a NUL byte")
+        if name in names or _SECRET.search(name):
+            names.add(name)
+            given[name] = text
+        else:
+            shown[name] = text
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"secrets: '{name}' is no name of an environment variable",
+                hint="List names, such as secrets=[HF_TOKEN]; values come from the environment.",
+            )
+    return shown, tuple(sorted(names)), given
+
+
+def _no_secret_within(record: dict[str, Any], given: dict[str, str]) -> None:
+    """Refuse a secret's value that an interpolation carried to another key."""
+    for key, value in _leaves(record):
+        for name, secret in given.items():
+            if len(secret) >= 4 and secret in value:
+                raise ConfigError(
+                    f"{key}: holds the value of the secret env.{name}",
+                    hint="A secret never goes on a command line or into a record: let the script "
+                    f"read os.environ['{name}'].",
+                )
+
+
+def _leaves(value: Any, path: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, dict):
+        pairs = [(f"{path}.{key}".lstrip("."), each) for key, each in value.items()]
+    elif isinstance(value, list):
+        pairs = [(f"{path}[{index}]", each) for index, each in enumerate(value)]
+    else:
+        return [(path, value)] if isinstance(value, str) else []
+    return [leaf for name, each in pairs for leaf in _leaves(each, name)]
+
+
+def _masked(override: str, secrets: tuple[str, ...]) -> str:
+    key, equals, _ = override.partition("=")
+    name = key.lstrip("+~").removeprefix("env.")
+    if equals and key.lstrip("+~").startswith("env") and (name in secrets or name == "env"):
+        return f"{key}=***"
+    return override
+
+
+def _entry(values: dict[str, Any]) -> tuple[str, ...]:
+    """Return the words that name what is run: a file's path, or "-m" and a module."""
+    given = str(values["entry_script"])
+    if given.startswith("-m "):
+        module = given[3:].strip()
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ConfigError(
+                f"entry_script={given}: '{module}' is no module",
+                hint='For example "-m package.module".',
+            )
+        return "-m", module
+    path = PurePosixPath(given)
+    if path.is_absolute() or ".." in path.parts or not given:
+        raise ConfigError(
+            f"entry_script={given}: must lie inside source_directory",
+            hint="Give its path from there; source_directory=... names another folder.",
+        )
+    return (str(path),)
+
+
+def _stem(entry: tuple[str, ...]) -> str:
+    stem = entry[1].rpartition(".")[2] if entry[0] == "-m" else PurePosixPath(entry[0]).stem
+    return re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip(".-_")[:64] or "run"
+
+
+def _resources(values: dict[str, Any], compute: Any) -> Resources:
+    for key in ("nodes", "procs_per_node"):
+        if values[key] < 1:
+            raise ConfigError(f"{key}={values[key]}: must be 1 or more")
+    return Resources(
+        nodes=values["nodes"],
+        procs_per_node=values["procs_per_node"],
+        cpus_per_proc=compute.cpus_per_proc,
+        gpus_per_proc=values["environment"].get("gpus_per_proc", 0),
+        time_s=params.seconds("compute.time", compute.time),
+    )
+
+
+def _built(values: dict[str, Any], group: str) -> Any:
+    """Return the object that the group's ``_target_`` names, made from its other keys."""
+    node = dict(values[group] or {})
+    target = node.pop("_target_", None)
+    module, _, name = str(target).rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)(**_tuples(node))
+    except LaunchError:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{group}._target_={target}: cannot be made from {', '.join(node)}: {reason}",
+            hint="It must name a class that takes the group's other keys.",
+        ) from error
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(each) for key, each in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,97 @@
+"""The environments in the cache: listed, and removed by key."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.environment.answers import cache_dir
+from launcher.environment.locate import MARKER, read_marker
+from launcher.environment.locked import held, is_held
+from launcher.errors import ConfigError, ProvisionError, StoreError, nearest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One environment of the cache, or what is left of one."""
+
+    key: str
+    path: str
+    state: str  # ready, building, unfinished (a build was killed: removed by the next one)
+    kind: str = ""  # cpu, gpu
+    provision: str = ""  # venv, conda
+    requirements: tuple[str, ...] = ()
+    created: float = 0.0  # seconds since the epoch
+    size_mb: int = 0
+
+
+def list_environments() -> tuple[Listed, ...]:
+    """Return the environments in the cache, oldest first; those without a date last."""
+    folder = Path(cache_dir()) / "envs"
+    keys = {path.name.partition(".")[0] for path in folder.glob("*") if path.name[0] != "."}
+    found = [each for each in (_listed(folder / key) for key in keys) if each]
+    return tuple(sorted(found, key=lambda each: (each.created or time.time(), each.key)))
+
+
+def remove(key: str) -> Listed:
+    """Return the environment that ``key``, or its first digits, names, after removing it.
+
+    What runs in it is not looked for. ConfigError: no environment, or several, have that key.
+    ProvisionError: it is being built.
+    """
+    listed = _one(key)
+    folder = Path(listed.path)
+    log = folder.with_name(f"{folder.name}.log")
+
+    def refuse() -> None:
+        raise ProvisionError(
+            f"{folder.name} is being built (log: {log})", hint="Remove it when that has ended."
+        )
+
+    with held(log, refuse):
+        # The marker first: from here on nobody finds half an environment.
+        (folder / MARKER).unlink(missing_ok=True)
+        try:
+            for each in (folder, folder.with_name(f"{folder.name}.work")):
+                if each.exists():
+                    shutil.rmtree(each)
+            log.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{folder} is removed in part only: {error}") from error
+    return listed
+
+
+def _listed(folder: Path) -> Listed | None:
+    """Return what ``folder`` is; None where only the log of a failed build is there."""
+    marker = read_marker(folder)
+    if marker is None:
+        if is_held(folder.with_name(f"{folder.name}.log")):
+            return Listed(key=folder.name, path=str(folder), state="building")
+        if not folder.exists():
+            return None
+        return Listed(key=folder.name, path=str(folder), state="unfinished")
+    content = marker["content"]
+    return Listed(
+        key=folder.name,
+        path=str(folder),
+        state="ready",
+        kind=content["kind"],
+        provision=content["provision"],
+        requirements=tuple(content["requirements"]),
+        created=marker["created"],
+        size_mb=marker["bytes"] >> 20,
+    )
+
+
+def _one(key: str) -> Listed:
+    listed = list_environments()
+    found = [each for each in listed if key and each.key.startswith(key)]
+    if len(found) == 1:
+        return found[0]
+    what = "are several environments" if found else "is no environment"
+    raise ConfigError(
+        f"{key!r}: there {what} with this key in {cache_dir()}",
+        hint=nearest(key, [each.key for each in listed]) + "`launcher env list` shows all.",
+    )

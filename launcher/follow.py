@@ -1,0 +1,82 @@
+"""Follow the logs of a run: files that grow, read from where we were.
+
+Why polling: it works on any file system, on files that others write, and costs one stat a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from typing import TYPE_CHECKING
+
+from launcher.observe import observe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from launcher.store import RunFolder, RunStatus
+
+_POLL_S = 0.03
+_LINE = re.compile(rb"[^\r\n]*(?:\r?\n|\r)")
+
+
+class Tail:
+    """The logs of one run, from their beginning."""
+
+    def __init__(self, folder: RunFolder, *, world_size: int, rank: int | None = None) -> None:
+        """Follow all logs, or those of one ``rank``; with several ranks each line has its rank."""
+        self._names = [f"rank-{rank}.log"] if rank is not None else None
+        self.folder = folder
+        self._labelled = world_size > 1 and rank is None
+        self._offsets: dict[str, int] = {}
+        self._held: dict[str, bytes] = {}
+
+    def read(self, *, last: bool = False) -> bytes:
+        """Return what has come since the last call; with ``last``, unfinished lines too."""
+        return b"".join(self._new(name, last=last) for name in self._names or self._list())
+
+    def _list(self) -> list[str]:
+        with contextlib.suppress(FileNotFoundError):
+            names = [n for n in os.listdir(self.folder.file("logs")) if n.endswith(".log")]
+            # launch.log first: what came before the ranks
+            return sorted(names, key=lambda name: (name != "launch.log", len(name), name))
+        return []
+
+    def _new(self, name: str, *, last: bool) -> bytes:
+        data = b""
+        with (
+            contextlib.suppress(FileNotFoundError),
+            open(self.folder.file("logs", name), "rb") as file,
+        ):
+            file.seek(self._offsets.get(name, 0))
+            data = file.read()
+        self._offsets[name] = self._offsets.get(name, 0) + len(data)
+        if not self._labelled:
+            return data
+        return self._lines(name, data, last=last)
+
+    def _lines(self, name: str, data: bytes, *, last: bool) -> bytes:
+        data = self._held.pop(name, b"") + data
+        if last and data and not data.endswith((b"\n", b"\r")):
+            data += b"\n"
+        lines = _LINE.findall(data)
+        rest = data[sum(map(len, lines)) :]
+        if rest:
+            self._held[name] = rest
+        rank = name.removeprefix("rank-").removesuffix(".log")
+        label = f"[{rank}] ".encode() if rank.isdigit() else b""
+        return b"".join(label + line for line in lines)
+
+
+def follow(tail: Tail, write: Callable[[bytes], object]) -> RunStatus:
+    """Return the final status of the run, after writing its logs as they come."""
+    while True:
+        status = observe(tail.folder)
+        data = tail.read(last=status.state.final)
+        if data:
+            write(data)
+        if status.state.final:
+            return status
+        time.sleep(_POLL_S)

@@ -1,0 +1,161 @@
+"""plan(job, facts, run_id) -> LaunchPlan. Pure: no clock, no file, no program.
+
+Why launch.sh knows neither the run's id nor its commit: it finds both from where it lies, so that
+what ``launcher plan`` prints is to the byte what a submit writes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launcher.errors import PlanError
+from launcher.job import LaunchPlan, PlannedFile
+from launcher.shell import ShellExpr, shell_export, shell_line, shell_word
+
+if TYPE_CHECKING:
+    from launcher.job import Facts, JobSpec
+    from launcher.shell import Word
+
+_HERE = Path(__file__).parent
+_FOLDERS = ("code", "logs", "outputs", "checkpoints", "ranks")
+_OWN = {
+    "LAUNCHER_RUN_ID": ShellExpr('"${LAUNCHER_RUN_DIR##*/}"'),
+    "LAUNCHER_OUTPUT_DIR": ShellExpr('"$LAUNCHER_RUN_DIR/outputs"'),
+    "LAUNCHER_CHECKPOINT_DIR": ShellExpr('"$LAUNCHER_RUN_DIR/checkpoints"'),
+}
+
+
+def plan(job: JobSpec, facts: Facts, run_id: str) -> LaunchPlan:
+    """Return everything that submitting ``job`` as ``run_id`` will do; raise PlanError if nothing.
+
+    PlanError: the job cannot be expressed on this compute with this dist.
+    """
+    check(job)
+    if job.dist.kind == "mpi" and not facts.prefix.mpirun:
+        raise PlanError(
+            "dist=mpi: there is no mpirun beside this interpreter or on PATH",
+            hint="environment.provision=venv builds an environment that has one.",
+        )
+    run_dir = f"{job.runs_dir}/{run_id}"
+    files = (
+        PlannedFile(path="launch.sh", text=script(job, facts), mode=0o755),
+        PlannedFile(path="ranks.json", text=ranks(job)),
+        *job.compute.files(facts, run_dir),
+        _copy("support/bootstrap.py", "bootstrap.py"),
+        _copy("support/lib/launcher/__init__.py", "report.py"),
+    )
+    return LaunchPlan(
+        name=job.name,
+        run_id=run_id,
+        run_dir=run_dir,
+        files=files,
+        build=() if facts.prefix.ready else facts.prefix.commands,
+        commands=job.compute.commands(job, facts, run_dir),
+        env={name: shell_word(value) for name, value in _environment(job, facts).items()},
+        secrets=job.secrets,
+    )
+
+
+def check(job: JobSpec) -> None:
+    """Raise PlanError when so many ranks cannot be had there, or not be started this way."""
+    job.dist.check(job.resources)
+    job.compute.check(job.resources)
+
+
+def ranks(job: JobSpec) -> str:
+    """Return the text of ranks.json: what every rank's bootstrap reads."""
+    values = {
+        "entry": job.entry,
+        "args": job.args,
+        "dist": job.dist.kind,
+        "nodes": job.resources.nodes,
+        "procs_per_node": job.resources.procs_per_node,
+        "gpus_per_proc": job.resources.gpus_per_proc,
+        "horovod": job.dist.horovod,
+        "secrets": job.secrets,
+    }
+    return json.dumps(values, indent=1) + "\n"
+
+
+def script(job: JobSpec, facts: Facts) -> str:
+    """Return the text of launch.sh, which the first node runs: code, setup, variables, ranks."""
+    sections = (_header(), _code(facts), _setup(job), _exports(job, facts), _step(job, facts))
+    return "\n".join("\n".join(lines) + "\n" for lines in sections if lines)
+
+
+def _header() -> tuple[str, ...]:
+    return (
+        "#!/usr/bin/env bash",
+        "# Starts the ranks of the run in whose folder this file lies.",
+        "set -e",
+        'LAUNCHER_RUN_DIR=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)',
+        "export LAUNCHER_RUN_DIR",
+        'cd -- "$LAUNCHER_RUN_DIR"',
+    )
+
+
+def _code(facts: Facts) -> tuple[str, ...]:
+    """Return the lines that check the recorded source out, once, into the run's own folder."""
+    tree = ShellExpr('"refs/launcher/runs/${LAUNCHER_RUN_DIR##*/}:"' + _quoted(facts.source_prefix))
+    checkout = shell_line(
+        (
+            ShellExpr('GIT_INDEX_FILE="$LAUNCHER_RUN_DIR/code.index"'),
+            *("git", "-c", "core.hooksPath=/dev/null"),
+            *("--git-dir", facts.git_dir),
+            "--work-tree=code",
+            *("read-tree", "--reset", "-u"),
+            tree,
+        )
+    )
+    at_root = () if facts.source_prefix else ("  rm -rf code/.launcher",)
+    return (
+        "# the code, as it was recorded",
+        "mkdir -p " + " ".join(_FOLDERS),
+        "if [ ! -e code.index ]; then",
+        f"  {checkout}",
+        *at_root,
+        "fi",
+    )
+
+
+def _setup(job: JobSpec) -> tuple[str, ...]:
+    lines = (*job.compute.setup, *job.environment.setup)
+    return ("# setup, from the configuration", *lines) if lines else ()
+
+
+def _environment(job: JobSpec, facts: Facts) -> dict[str, Word]:
+    """Return the variables that launch.sh exports, in order; the user's own win."""
+    programs = os.path.dirname(facts.prefix.python)
+    values: dict[str, Word] = {**_OWN, "PATH": ShellExpr(f'{_quoted(programs)}:"$PATH"')}
+    values |= job.dist.environment(job, facts)
+    return values | job.env
+
+
+def _exports(job: JobSpec, facts: Facts) -> tuple[str, ...]:
+    return (
+        "# variables of the ranks",
+        *(shell_export(name, value) for name, value in _environment(job, facts).items()),
+        *(f"# {name}: from the submitting environment, by name" for name in job.secrets),
+    )
+
+
+def _step(job: JobSpec, facts: Facts) -> tuple[str, ...]:
+    rank: tuple[Word, ...] = (
+        facts.prefix.python,
+        ShellExpr('"$LAUNCHER_RUN_DIR/support/bootstrap.py"'),
+        ShellExpr('"$LAUNCHER_RUN_DIR/ranks.json"'),
+    )
+    words = job.dist.start(rank, job, facts)
+    return ("# the ranks", "cd code", shell_line((ShellExpr("exec"), *words)))
+
+
+def _quoted(text: str) -> str:
+    return shell_word(text) if text else ""
+
+
+def _copy(path: str, source: str) -> PlannedFile:
+    text = (_HERE / source).read_text("utf-8")
+    return PlannedFile(path=path, text=text, copied_from=f"launcher/{source}")

@@ -1,0 +1,85 @@
+"""A read-only look at this machine -> Facts. The only part of planning that may look."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launcher import process, snapshot
+from launcher.environment.locate import locate
+from launcher.errors import ConfigError, nearest
+from launcher.job import Facts
+from launcher.observe import this_process
+
+if TYPE_CHECKING:
+    from launcher.job import JobSpec
+    from launcher.snapshot import Snapshot
+
+
+def probe(job: JobSpec, recorded: Snapshot | None = None) -> Facts:
+    """Return what this machine has that ``job`` needs to be planned. Nothing is written.
+
+    ConfigError when something that the job names is not there. ``recorded``: the source
+    that is used in place of the source directory.
+    """
+    if recorded is None:
+        _check_source(job)
+        found = snapshot.find(job.source_directory)
+        git_dir, prefix = found.git_dir, found.prefix
+    else:
+        git_dir, prefix = recorded.git_dir, recorded.prefix
+    _check_data(job)
+    version, plugins = _slurm() if job.compute.kind == "slurm" else ("", ())
+    return Facts(
+        user=process.user(),
+        uid=os.getuid(),
+        host=this_process()["host"],
+        cpus=len(os.sched_getaffinity(0)),
+        python=sys.executable,
+        package_root=str(Path(__file__).parent.parent),
+        git_dir=git_dir,
+        source_prefix=prefix,
+        prefix=locate(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi"),
+        slurm_version=version,
+        slurm_mpi=plugins,
+    )
+
+
+def _check_source(job: JobSpec) -> None:
+    source = Path(job.source_directory)
+    if not source.is_dir():
+        raise ConfigError(
+            f"source_directory={source}: no such folder",
+            hint=f"It is read from the current folder, {Path.cwd()}.",
+        )
+    if job.entry[0] == "-m" or (source / job.entry[0]).is_file():
+        return
+    path = source / job.entry[0]
+    beside = sorted(each.name for each in path.parent.glob("*.py")) if path.parent.is_dir() else []
+    raise ConfigError(
+        f"entry_script={job.entry[0]}: no such file in {source}",
+        hint=nearest(path.name, beside) + f"There: {', '.join(beside[:10]) or 'no Python file'}.",
+    )
+
+
+def _check_data(job: JobSpec) -> None:
+    for name, path in job.data.items():
+        if job.compute.kind != "ssh" and not os.path.exists(path):
+            raise ConfigError(
+                f"data.{name}.path={path}: there is no such file or folder",
+                hint="It is used where it lies; a relative path is read from the current folder.",
+            )
+
+
+def _slurm() -> tuple[str, tuple[str, ...]]:
+    """Return Slurm's version and the MPI plugins of its srun; empty where there is none."""
+    version = process.run(("sinfo", "--version"))
+    plugins = process.run(("srun", "--mpi=list"))
+    if version.status or plugins.status:
+        return "", ()
+    # Slurm writes the list to one or the other stream, by version.
+    names = re.findall(r"^\s+(\w+)|: (\w+)$", plugins.stdout + plugins.stderr, re.MULTILINE)
+    return version.stdout.split()[-1], tuple(sorted({first or second for first, second in names}))

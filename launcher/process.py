@@ -1,0 +1,156 @@
+"""The only door to other programs: run one and wait, or start one that outlives us.
+
+Why one door: every program is started from a tuple of words, never through a shell, with its
+output decoded in one way; a test checks that no other module imports subprocess.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pwd
+import signal
+import subprocess
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Running: TypeAlias = subprocess.Popen[bytes]
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # Source: prctl(2)
+_PR_SET_CHILD_SUBREAPER = 36
+# Held until they end, and then reaped by the next start: a notebook starts many.
+_STARTED: list[Running] = []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed:
+    """A program that ended: its words, exit status (-N: killed by signal N) and output."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: str
+    stderr: str
+
+
+def _decode(data: bytes) -> str:
+    # surrogateescape: a file name that is not UTF-8 survives the round trip through str
+    return data.decode("utf-8", "surrogateescape")
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    cwd: str | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str = "",
+    timeout_s: float | None = None,
+) -> Completed:
+    """Return what ``argv`` printed and its exit status; the status is never checked here.
+
+    ``env`` is added to our own environment. A program that does not exist gives status 127, one
+    that outlasts ``timeout_s`` is killed and gives status 124, as in a shell.
+    """
+    try:
+        done = subprocess.run(
+            list(argv),
+            cwd=cwd,
+            env=None if env is None else {**os.environ, **env},
+            input=stdin.encode("utf-8", "surrogateescape"),
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        return Completed(argv=tuple(argv), status=127, stdout="", stderr=str(error))
+    except subprocess.TimeoutExpired:
+        message = f"{argv[0]} did not end within {timeout_s} s"
+        return Completed(argv=tuple(argv), status=124, stdout="", stderr=message)
+    return Completed(
+        argv=tuple(argv),
+        status=done.returncode,
+        stdout=_decode(done.stdout),
+        stderr=_decode(done.stderr),
+    )
+
+
+def run_logged(
+    argv: Sequence[str], *, log: IO[bytes], cwd: str | None = None, env: Mapping[str, str]
+) -> int:
+    """Return the exit status of ``argv``, whose output is appended to ``log``."""
+    done = subprocess.run(
+        list(argv),
+        cwd=cwd,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    return done.returncode
+
+
+def start(
+    argv: Sequence[str],
+    *,
+    log: IO[bytes],
+    env: Mapping[str, str] | None = None,
+    dies_with_us: bool = False,
+) -> Running:
+    """Start ``argv`` in a session of its own, its output appended to ``log``.
+
+    ``env`` is added to our own environment. A Ctrl-C in our terminal does not reach it, nor does
+    our end, unless ``dies_with_us``: then the kernel kills it when we are gone. OSError when it
+    cannot be started.
+    """
+    parent = os.getpid()
+
+    def prepare() -> None:
+        # Runs between fork and exec: we block signals, the program must not inherit that.
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    _STARTED[:] = [each for each in _STARTED if each.poll() is None]
+    started = subprocess.Popen(
+        list(argv),
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=prepare if dies_with_us else None,  # noqa: PLW1509 - we have one thread
+    )
+    _STARTED.append(started)
+    return started
+
+
+def adopt_orphans() -> None:
+    """Make every descendant whose parent ends our child, so that none can get away."""
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes below ``pid``, from /proc; the nearest first."""
+    children: dict[int, list[int]] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+            parent = int(file.read().rpartition(b")")[2].split()[1])
+            children.setdefault(parent, []).append(int(name))
+    found = list(children.get(pid, ()))
+    for each in found:
+        found += children.get(each, ())
+    return found
+
+
+def user() -> str:
+    """Return the user's name, or their number where the machine has no name for it."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

@@ -1,0 +1,248 @@
+"""The run as a git commit: its code and, below ``.launcher``, all that it was started with.
+
+Why git's fast-import: one process writes any number of commits, blobs and refs, so a sweep of
+1,000 runs costs what one run costs. A ref below ``refs/launcher/runs`` keeps all that a run needs
+from ``git gc``, and shows in no list of branches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from launcher import process
+from launcher.errors import StoreError, SubmitError
+from launcher.snapshot import failure, git
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from launcher.errors import LaunchError
+    from launcher.process import Completed
+    from launcher.snapshot import Snapshot
+
+_REFS = "refs/launcher/runs/"
+_FOLDER = ".launcher"
+_OUTCOME = "outcome.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecordInput:
+    """One run to be recorded. ``files``: a path below ``.launcher`` -> its text."""
+
+    run_id: str
+    snapshot: Snapshot
+    message: str
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedRun:
+    """A recorded run.
+
+    ``commit`` is the commit that it was started from, ``tree`` its tree, ``head`` its parent (the
+    user's own commit, or None), ``tip`` the run's last commit, ``files`` what ``.launcher`` holds
+    there, a path below it -> its text.
+    """
+
+    git_dir: str
+    run_id: str
+    commit: str
+    tree: str
+    head: str | None
+    tip: str
+    files: dict[str, str]
+
+
+def commit_run(run: RunRecordInput) -> str:
+    """Return the commit that records ``run``, in the repository that holds its snapshot."""
+    return commit_runs(run.snapshot.git_dir, [run])[0]
+
+
+def commit_runs(git_dir: str, runs: Sequence[RunRecordInput]) -> list[str]:
+    """Return the commits that record ``runs``, in their order; each has a ref of its own.
+
+    SubmitError: an id is no name for a ref or is taken (then nothing is written), a snapshot lies
+    in another repository, or git cannot write.
+    """
+    if not runs:
+        return []
+    refs = [_ref(run.run_id, SubmitError) for run in runs]
+    for run in runs:
+        if run.snapshot.git_dir != git_dir:
+            raise SubmitError(f"the code of run {run.run_id} is not in {git_dir}")
+    taken = [ref for ref, count in Counter(refs).items() if count > 1]
+    for ref, (_, there, _) in zip(refs, _objects(git_dir, refs, SubmitError), strict=True):
+        taken += [ref] if there else []
+    if taken:
+        hint = "Nothing was recorded. Submit again: each submission gets an id of its own."
+        raise SubmitError(f"the run id {taken[0].removeprefix(_REFS)} is taken", hint=hint)
+    author, committer = _identities(git_dir)
+    stream: list[str] = []
+    for mark, (ref, run) in enumerate(zip(refs, runs, strict=True), 1):
+        stream += (f"commit {ref}", f"mark :{mark}", f"author {author}", f"committer {committer}")
+        stream += (
+            _data(run.message),
+            *([f"from {run.snapshot.head}"] if run.snapshot.head else []),
+        )
+        stream += (f'M 040000 {run.snapshot.tree} ""', f"D {_FOLDER}", *_files(run.files))
+        stream.append(f"get-mark :{mark}")
+    done = _import(git_dir, stream)
+    if done.status:
+        raise failure(done, f"cannot record the run in {git_dir}")
+    return done.stdout.split()
+
+
+def record_outcome(
+    git_dir: str,
+    run_id: str,
+    outcome: Mapping[str, Any],
+    message: str,
+    files: Mapping[str, str] | None = None,
+) -> str:
+    """Return the run's last commit, which holds ``outcome`` as ``.launcher/outcome.json``.
+
+    It is a new commit on top of the last one, unless that holds the same outcome already.
+    StoreError: no such run, or git cannot write.
+    """
+    ref, text = _ref(run_id, StoreError), json.dumps(outcome, indent=1, sort_keys=True) + "\n"
+    for _ in range(5):  # others may record at the same time: git then refuses ours
+        (_, tip, _), (kind, _, there) = _objects(git_dir, (ref, f"{ref}:{_FOLDER}/{_OUTCOME}"))
+        if not tip:
+            raise _unknown(git_dir, run_id)
+        if kind == "blob" and there == text:
+            return tip
+        author, committer = _identities(git_dir)
+        stream = [f"commit {ref}", "mark :1", f"author {author}", f"committer {committer}"]
+        stream += (_data(message), f"from {tip}", *_files({_OUTCOME: text, **(files or {})}))
+        done = _import(git_dir, [*stream, "get-mark :1"])
+        if done.status == 0:
+            return done.stdout.strip()
+        if "does not contain" not in done.stderr and "cannot lock ref" not in done.stderr:
+            break
+    raise failure(done, f"cannot record the outcome of run {run_id}", StoreError)
+
+
+def read_run(git_dir: str, run_id: str) -> RecordedRun:
+    """Return the recorded run; StoreError: there is none, or it cannot be read."""
+    ref = _ref(run_id, StoreError)
+    listed = git(("ls-tree", "-r", "-z", f"{ref}:{_FOLDER}"), git_dir=git_dir)
+    if "Not a valid object name" in listed.stderr:
+        raise _unknown(git_dir, run_id)
+    if listed.status:
+        raise failure(listed, f"cannot read {git_dir}", StoreError)
+    entries = [line.partition("\t") for line in listed.stdout.split("\0")[:-1]]
+    names, shas = [name for _, _, name in entries], [head.split()[2] for head, _, _ in entries]
+    (_, tip, _), *blobs = _objects(git_dir, (ref, *shas))
+    files = {name: text for name, (_, _, text) in zip(names, blobs, strict=True)}
+    commit, body = _started(git_dir, tip)
+    tree, head = (re.search(rf"^{what} (\w+)$", body, re.MULTILINE) for what in ("tree", "parent"))
+    return RecordedRun(
+        git_dir=git_dir,
+        run_id=run_id,
+        commit=commit,
+        tree=tree[1] if tree else "",
+        head=head[1] if head else None,
+        tip=tip,
+        files=files,
+    )
+
+
+def _started(git_dir: str, tip: str) -> tuple[str, str]:
+    """Return the run's first commit and its text: the last one that holds no outcome."""
+    for back in range(1_000_000):
+        names = (f"{tip}~{back}", f"{tip}~{back}:{_FOLDER}/{_OUTCOME}")
+        (_, commit, text), (outcome, _, _) = _objects(git_dir, names)
+        if outcome != "blob":
+            return commit, text.partition("\n\n")[0]
+    raise AssertionError  # no history is as long
+
+
+def find(git_dir: str, id_or_prefix: str) -> list[str]:
+    """Return the ids of the recorded runs that begin so, sorted; just the one that is named."""
+    done = git(("for-each-ref", "--format=%(refname)", _REFS), git_dir=git_dir)
+    if done.status:
+        raise failure(done, f"cannot read {git_dir}", StoreError)
+    ids = [ref.removeprefix(_REFS) for ref in done.stdout.split()]
+    return [id_or_prefix] if id_or_prefix in ids else [i for i in ids if i.startswith(id_or_prefix)]
+
+
+def log_command(git_dir: str, run_id: str) -> tuple[str, ...]:
+    """Return the words of the command that shows a run's commit to a person."""
+    return ("git", f"--git-dir={git_dir}", "log", "-2", "--stat", f"{_REFS}{run_id}")
+
+
+def forget(git_dir: str, run_id: str) -> None:
+    """Remove the record of a run, if there is one; git prunes its objects in time."""
+    done = git(("update-ref", "-d", _ref(run_id, StoreError)), git_dir=git_dir)
+    if done.status:
+        raise failure(done, f"cannot remove the record of run {run_id}", StoreError)
+
+
+def _ref(run_id: str, kind: type[LaunchError]) -> str:
+    # what git allows in a ref, and no slash: git-check-ref-format(1)
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_-]|\.(?!\.|lock$|$))*", run_id):
+        raise kind(f"{run_id!r} is no run id", hint="Ids have letters, digits and single . _ -")
+    return _REFS + run_id
+
+
+def _unknown(git_dir: str, run_id: str) -> StoreError:
+    hint = "launcher list shows the runs."
+    return StoreError(f"run {run_id} is not recorded in {git_dir}", hint=hint)
+
+
+def _data(text: str) -> str:
+    return f"data {len(text.encode('utf-8', 'surrogateescape'))}\n{text}"
+
+
+def _files(files: Mapping[str, str]) -> Iterable[str]:
+    for name, text in files.items():
+        quoted = name.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        yield f'M 100644 inline "{_FOLDER}/{quoted}"'
+        yield _data(text)
+
+
+def _import(git_dir: str, stream: Sequence[str]) -> Completed:
+    words = ("fast-import", "--quiet", "--done", "--date-format=raw")
+    done = git(words, git_dir=git_dir, stdin="\n".join((*stream, "done", "")))
+    # what git says is in the error; a report of its crash would stay in the user's repository
+    for report in re.findall(r"dumping crash report to (.*)", done.stderr):
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(git_dir, report))
+    return done
+
+
+def _objects(
+    git_dir: str, names: Iterable[str], problem: type[LaunchError] = StoreError
+) -> list[tuple[str, str, str]]:
+    """Return the kind, id and text of each object; ('missing', '', '') where there is none."""
+    done = git(("cat-file", "--batch"), git_dir=git_dir, stdin="".join(f"{n}\n" for n in names))
+    if done.status:
+        raise failure(done, f"cannot read {git_dir}", problem)
+    rest, found = done.stdout.encode("utf-8", "surrogateescape"), []
+    while rest:
+        head, _, rest = rest.partition(b"\n")
+        sha, kind, *size = head.decode("utf-8", "surrogateescape").rsplit(" ", 2)
+        end = int(size[0]) if size else -1
+        found.append(
+            (kind, sha if size else "", rest[: max(end, 0)].decode("utf-8", "surrogateescape"))
+        )
+        rest = rest[end + 1 :]
+    return found
+
+
+def _identities(git_dir: str) -> tuple[str, str]:
+    """Return author and committer, with the time: as git knows them, else user and host."""
+    done = git(("var", "GIT_COMMITTER_IDENT"), git_dir=git_dir)
+    known = re.fullmatch(r"(.*) <(.*)> (\d+ [+-]\d+)\n", done.stdout)
+    user = process.user()
+    here = (user, f"{user}@{os.uname().nodename}", f"{int(time.time())} +0000")
+    name, email, when = known.groups() if known else here
+    author = os.environ.get("GIT_AUTHOR_NAME") or name, os.environ.get("GIT_AUTHOR_EMAIL") or email
+    return f"{author[0]} <{author[1]}> {when}", f"{name} <{email}> {when}"

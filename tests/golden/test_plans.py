@@ -1,0 +1,152 @@
+"""Whole plans, compared to the byte: what users' machines will run, for review to see."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from launcher import app, config
+from launcher.environment.locate import Prefix
+from launcher.errors import PlanError
+from launcher.job import Facts, LaunchPlan
+from launcher.plan import plan
+from launcher.show import plan_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Project
+
+GOLDEN = Path(__file__).parent / "plans"
+HOSTILE = "a b'c\"d$HOME`id`\\ \n;&|*?<>()[]{}~#!é,=\t"
+SECRET = "env.MY_API_KEY=sesame-open"
+
+CASES: dict[str, tuple[str, ...]] = {
+    f"{compute}-{environment}-{dist}": (
+        f"compute={compute}",
+        f"environment={environment}",
+        f"dist={dist}",
+        *(("compute.hosts=[hosta,me@hostb:2222]",) if compute == "ssh" else ()),
+        *(("procs_per_node=2",) if dist == "mpi" else ()),
+        *(("nodes=2",) if dist == "mpi" and compute != "local" else ()),
+        "script_params.lr=0.1",
+    )
+    for compute in ("local", "slurm", "ssh")
+    for environment in ("cpu", "gpu")
+    for dist in ("single", "mpi")
+}
+CASES |= {
+    "module-and-hydra-style": ("entry_script=-m pkg.train", "params_style=hydra", "name=exp-1"),
+    "secret-and-setup": (
+        SECRET,
+        "secrets=[HF_TOKEN]",
+        "environment.setup=['module load cuda']",
+        "dist=mpi",
+        "compute=slurm",
+        "nodes=2",
+        "compute.launch=mpirun",
+    ),
+    "slurm-options": (
+        "compute=slurm",
+        "compute.partition=long",
+        "compute.time='1-00:00:00'",
+        "compute.extra.reservation=big one",
+        "compute.extra.exclusive=true",
+        "compute.cpus_per_proc=4",
+        "compute.setup=['module load openmpi']",
+    ),
+}
+VALUES = {"hostile": {"script_params": {"text": HOSTILE, "-x": ["", ":", HOSTILE]}}}
+
+
+def facts(**changes: object) -> Facts:
+    prefix = Prefix(
+        kind="venv",
+        key="0123456789abcdef",
+        path="/home/me/.cache/launcher/envs/0123456789abcdef",
+        python="/home/me/.cache/launcher/envs/0123456789abcdef/bin/python",
+        mpirun="/home/me/.cache/launcher/envs/0123456789abcdef/bin/mpirun",
+        mpi_version=(5, 0, 11),
+        ready=True,
+    )
+    values: dict[str, object] = {
+        "user": "me",
+        "uid": 1000,
+        "host": "box",
+        "cpus": 8,
+        "python": "/home/me/venv/bin/python",
+        "package_root": "/home/me/venv/lib/python3.11/site-packages",
+        "git_dir": "/home/me/my project/.git",
+        "source_prefix": "",
+        "prefix": prefix,
+    }
+    return Facts(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def planned(overrides: tuple[str, ...], **values: object) -> LaunchPlan:
+    request = app.Request(overrides=("entry_script=train.py", *overrides), values=values)
+    job, _ = config.resolve(app.compose(request), request.overrides)
+    return plan(job, facts(), "261123-120000-abcd")
+
+
+@pytest.mark.parametrize("case", [*CASES, *VALUES])
+def test_plan(
+    case: str,
+    golden: Callable[[Path, str], None],
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LAUNCHER_RUNS", "/home/me/my project/runs")
+    made = planned(CASES.get(case, ()), **VALUES.get(case, {}))
+    golden(GOLDEN / f"{case}.txt", plan_text(made))
+    for file in made.files:
+        if file.path.endswith(".sh"):
+            checked = subprocess.run(["bash", "-n"], input=file.text, text=True, check=False)
+            assert checked.returncode == 0
+    assert "sesame-open" not in str(made)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "hint"),
+    [
+        (("nodes=2",), "nodes=2", "dist=mpi"),
+        (("procs_per_node=3",), "procs_per_node=3", "dist=mpi"),
+        (("nodes=2", "dist=mpi"), "nodes=2", "procs_per_node=2"),
+        (("compute=ssh",), "compute.hosts", "compute.hosts=[hosta,hostb]"),
+    ],
+)
+def test_what_cannot_be_expressed(
+    project: Project, overrides: tuple[str, ...], key: str, hint: str
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        planned(overrides)
+    assert key in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_mpi_without_an_mpirun(project: Project) -> None:
+    request = app.Request(overrides=("entry_script=train.py", "dist=mpi"))
+    job, _ = config.resolve(app.compose(request))
+    bare = Prefix(
+        kind="current", key="", path="", python="/p", mpirun="", mpi_version=(), ready=True
+    )
+    with pytest.raises(PlanError, match="mpirun"):
+        plan(job, facts(prefix=bare), "261123-120000-abcd")
+
+
+def test_open_mpi_4_calls_shared_memory_vader(project: Project) -> None:
+    request = app.Request(overrides=("entry_script=train.py", "dist=mpi"))
+    job, _ = config.resolve(app.compose(request))
+    old = Prefix(
+        kind="current",
+        key="",
+        path="",
+        python="/usr/bin/python3",
+        mpirun="/usr/bin/mpirun",
+        mpi_version=(4, 1, 4),
+        ready=True,
+    )
+    assert plan(job, facts(prefix=old), "261123-120000-abcd").env["OMPI_MCA_btl"] == "self,vader"

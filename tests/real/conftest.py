@@ -1,0 +1,54 @@
+"""Real runs on this machine: options, and looks at what they left."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PLAIN = ("environment.torch=null",)
+RANKS = (*PLAIN, "dist=mpi", "dist.horovod=false", "procs_per_node=2")
+HOROVOD = ("dist=mpi", "procs_per_node=2", "environment.pip_packages=[scikit-learn]")
+
+
+def events(run: Path) -> list[dict[str, Any]]:
+    path = run / "events.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def state(run: Path) -> str:
+    return str(events(run)[-1]["state"])
+
+
+def log(run: Path, rank: int = 0) -> str:
+    return (run / "logs" / f"rank-{rank}.log").read_text()
+
+
+def until(condition: Callable[[], Any], timeout_s: float = 30) -> Any:
+    """Wait for a condition that other processes bring about; fail when it does not come."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"did not come true within {timeout_s} s")
+
+
+def processes_of(run_id: str) -> list[str]:
+    """Return the command lines of processes that carry the run's id in their environment."""
+    mark = f"LAUNCHER_RUN_ID={run_id}".encode()
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (each / "environ").read_bytes().split(b"\0"):
+                words = (each / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if words:  # a zombie has none
+                    found.append(f"{each.name} {words}")
+        except OSError:
+            continue
+    return found
