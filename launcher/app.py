@@ -134,8 +134,9 @@ def _explained(error: Exception, request: Request, overrides: list[str]) -> Conf
             hint=nearest(option, error.options) + f"Allowed: {', '.join(sorted(error.options))}.",
         )
     if isinstance(error, OverrideParseException):
+        reason = _first_line(error).replace("++", "")
         return ConfigError(
-            f"{error.override}: this override cannot be read ({_first_line(error)})",
+            f"{error.override.lstrip('+')}: this override cannot be read ({reason})",
             hint="Quote a value that holds spaces, commas, brackets or quotes: key='\"a, b\"'. "
             "A verb stands first: launcher runs, show, logs, plan, ... (launcher help).",
         )
@@ -176,6 +177,8 @@ def _key_error(error: Exception, key: str, value: str, request: Request) -> Conf
     known = [each for _, rows in sections() for each, *_ in rows]
     elsewhere = [each for each in known if each.rpartition(".")[2] == last]
     hint = f"Did you mean '{elsewhere[0]}'? " if elsewhere else nearest(last, beside)
+    if not hint and not parent:
+        hint = f"A parameter of your script? Then it is script_params.{key}. "
     return ConfigError(
         f"{key}: there is no such key (given {value})",
         hint=f"{hint}Allowed{f' in {parent}' if parent else ''}: {', '.join(beside)}.",

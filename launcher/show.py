@@ -11,7 +11,7 @@ from launcher.shell import shell_line
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from launcher.job import LaunchPlan
+    from launcher.job import LaunchPlan, RunRecord
     from launcher.store import RunFolder, RunStatus
 
 
@@ -74,10 +74,7 @@ def status_text(status: RunStatus, folder: RunFolder) -> str:
         ("state", status.state.value),
         ("reason", status.reason),
         ("exit status", "" if status.exit_status is None else str(status.exit_status)),
-        (
-            "where",
-            f"{record.compute} {record.host}, {record.nodes} x {record.procs_per_node} ranks",
-        ),
+        ("where", f"{record.compute} {record.host}, {ranks(record)}"),
         ("submitted", f"{clock(status.created)} by {record.user}"),
         ("started", clock(status.started)),
         ("ended", clock(status.ended)),
@@ -94,6 +91,15 @@ def status_text(status: RunStatus, folder: RunFolder) -> str:
     text = "".join(f"{name:<12}{value}\n" for name, value in lines if value)
     tail = status.failed.get("last_lines", [])
     return text + ("\nlast lines:\n" + "".join(f"    {line}\n" for line in tail) if tail else "")
+
+
+def ranks(record: RunRecord) -> str:
+    """Return ``one process`` or ``2 nodes x 4 ranks``."""
+    if record.world_size == 1:
+        return "one process"
+    if record.nodes == 1:
+        return f"{record.procs_per_node} ranks"
+    return f"{record.nodes} nodes x {record.procs_per_node} ranks"
 
 
 def metrics(values: dict[str, Any]) -> str:

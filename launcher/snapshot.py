@@ -63,7 +63,7 @@ def git(
     env = {"LANGUAGE": "C", "GIT_OPTIONAL_LOCKS": "1"}
     if index:
         env["GIT_INDEX_FILE"] = index
-    foreign = [f"--unset={name}" for name in _FOREIGN if name in os.environ and name not in env]
+    foreign = [f"-u{name}" for name in _FOREIGN if name in os.environ and name not in env]
     where = [f"--git-dir={git_dir}"] if git_dir else []
     where += [f"--work-tree={cwd}"] if git_dir and cwd else []
     argv = (*(("env", *foreign) if foreign else ()), "git", *_SETTINGS, *where, *words)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -194,7 +193,7 @@ class Store:
             raise StoreError(f"'{text}' begins {len(found)} runs", hint=f"The latest: {some}.")
         raise StoreError(
             f"there is no run '{text}' in {self.path}",
-            hint=nearest(text, ids) + "launcher runs lists them; runs_dir=... looks elsewhere.",
+            hint=nearest(text, ids) + "launcher runs lists them; --runs-dir looks elsewhere.",
         )
 
     def index(self) -> dict[str, RunStatus]:
@@ -222,5 +221,5 @@ def last_lines(path: str, count: int = 20) -> list[str]:
 
 def new_run_id() -> str:
     """Return an id that sorts by time and is unique: ``261123-051048-k3fa``, local time."""
-    tail = "".join(secrets.choice(_ALPHABET) for _ in range(4))
+    tail = "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in os.urandom(4))
     return f"{time.strftime('%y%m%d-%H%M%S')}-{tail}"

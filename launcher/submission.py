@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from launcher import process, record, snapshot
+from launcher import process, record, show, snapshot
 from launcher.environment import build
 from launcher.errors import ConfigError, LaunchError, PlanError, SubmitError
 from launcher.job import RunRecord, RunState
@@ -55,6 +55,9 @@ def submit(
         )
     handed_on = _secret_values(job, secrets)
     taken = source or snapshot.take(job.source_directory)
+    if facts.prefix.kind == "current" and facts.prefix.missing:
+        lacks = ", ".join(facts.prefix.missing)
+        say(f"launcher: warning: {facts.prefix.python} is used as it is, without {lacks}")
     ready = build.ensure(facts.prefix, say)
     folder = Store(job.runs_dir).create(plan.run_id)
     started = False
@@ -122,9 +125,8 @@ def _write(folder: RunFolder, job: JobSpec, plan: LaunchPlan, source: Snapshot, 
 
 def message(run: RunRecord) -> str:
     """Return the message of the run's commit, for a person to read."""
-    ranks = f"{run.nodes} x {run.procs_per_node} ranks" if run.world_size > 1 else "one process"
     words = "\n".join(f"    {each}" for each in run.overrides)
-    return f"run {run.id} ({run.name}): {run.compute}, {ranks}\n\nOverrides:\n\n{words}\n"
+    return f"run {run.id} ({run.name}): {run.compute}, {show.ranks(run)}\n\nOverrides:\n\n{words}\n"
 
 
 def _start(folder: RunFolder, plan: LaunchPlan, secrets: dict[str, str]) -> bool:

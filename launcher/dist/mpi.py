@@ -43,6 +43,7 @@ class Mpi:
         hosts = ("--host", ",".join(f"{host}:{ranks}" for host, ranks in slots)) if slots else ()
         # The environment of ranks on other nodes: by name, so that no value stands in argv.
         names = sorted({*job.env, *job.secrets, *self.environment(job, facts), *_OF_THE_RUN})
+        names += ["LD_LIBRARY_PATH"] if facts.prefix.kind == "venv" else []
         exported = [word for name in names for word in ("-x", name)] if resources.nodes > 1 else []
         return (
             facts.prefix.mpirun,

@@ -72,16 +72,16 @@ def _listed(folder: Path) -> Listed | None:
         if not folder.exists():
             return None
         return Listed(key=folder.name, path=str(folder), state="unfinished")
-    content = marker["content"]
+    content = marker.get("content", {})  # another version of the launcher may have written it
     return Listed(
         key=folder.name,
         path=str(folder),
         state="ready",
-        kind=content["kind"],
-        provision=content["provision"],
-        requirements=tuple(content["requirements"]),
-        created=marker["created"],
-        size_mb=marker["bytes"] >> 20,
+        kind=content.get("kind", ""),
+        provision=content.get("provision", ""),
+        requirements=(*content.get("requirements", ()), *content.get("horovod", ())[:1]),
+        created=marker.get("created", 0.0),
+        size_mb=marker.get("bytes", 0) >> 20,
     )
 
 

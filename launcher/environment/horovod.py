@@ -3,7 +3,8 @@
 Why from source, with a toolchain file: the last release (0.28.1, 2023) has no wheels, and pins
 C++14 in its CMake files while torch wants C++20. CMake lets a project be followed by an include,
 and its toolchain file can be named in the environment, so the source stays as it was published.
-Tried with torch 2.13.0, Open MPI 5.0.11 and 4.1.4, CMake 4.4, GCC 12.
+Tried with torch 2.13.0, Open MPI 5.0.11 and 4.1.4, CMake 4.4, GCC 12, Python 3.11 and 3.12. For
+GPUs it was built with CUDA 13.0 and NCCL 2.29.7, imported, and never run: no GPU was there.
 """
 
 from __future__ import annotations

@@ -229,9 +229,12 @@ def test_every_kind_of_file_comes_back(tmp_path: Path, kind: str) -> None:
         repository(source, {"old": "o"})
     elif kind == "subfolder":
         repository(source.parent, {"in:side*/old": "o", "in:sideX/not": "n"})
+        write(source.parent, {"in:sideX/not": "not ours"})
     hostile(source)
     taken = snapshot.take(str(source))
     assert taken.prefix == ("in:side*" if kind == "subfolder" else "")
+    if kind == "subfolder":
+        assert text(taken, "in:sideX/not") == "n"
     same(source, taken, tmp_path / "run")
 
 
@@ -401,6 +404,19 @@ def test_launcherignore_leaves_out_tracked_or_not(repo: Path) -> None:
     assert "pkg/sub/c.py" not in listed(snapshot.take(str(repo / "pkg")))
     (repo / ".launcherignore").unlink()
     assert {"pkg/sub/c.py", "data/keep.py"} <= listed(snapshot.take(str(repo))).keys()
+    assert leftovers(repo / ".git") == []
+
+
+def test_launcherignore_where_a_file_became_a_folder(repo: Path) -> None:
+    (repo / "a.py").unlink()
+    write(repo, {"a.py/no": "n", "a.py/yes": "y", ".launcherignore": "no\n"})
+    for _ in range(2):
+        assert listed(snapshot.take(str(repo))).keys() == {
+            ".launcherignore",
+            "a.py/yes",
+            "pkg/b.py",
+            "pkg/sub/c.py",
+        }
 
 
 def test_what_launcherignore_names_is_never_read(repo: Path) -> None:
@@ -666,9 +682,10 @@ def test_flags_that_keep_git_from_looking(repo: Path) -> None:
 def test_a_sparse_checkout_deletes_nothing(repo: Path, first: bool) -> None:
     if first:
         snapshot.take(str(repo))
-    git(repo, "sparse-checkout", "set", "--cone", "pkg/sub")
+    git(repo, "sparse-checkout", "set", "--no-cone", "/pkg/sub/")
     write(repo, {"pkg/sub/c.py": "changed\n"})
-    gone = [name for name in ("a.py", "pkg/b.py") if not (repo / name).exists()]
+    gone = ["a.py", "pkg/b.py"]
+    assert not [name for name in gone if (repo / name).exists()]
     for _ in range(2):
         assert differs(snapshot.take(str(repo))) == "M pkg/sub/c.py"
     git(repo, "sparse-checkout", "disable")
@@ -727,6 +744,13 @@ def test_line_endings(tmp_path: Path) -> None:
     same(top, taken, tmp_path / "run")
 
 
+def test_line_endings_that_do_not_come_back_are_no_error(repo: Path) -> None:
+    git(repo, "config", "core.autocrlf", "true")
+    git(repo, "config", "core.safecrlf", "true")
+    (repo / "mixed.txt").write_bytes(b"a\r\nb\n")
+    assert text(snapshot.take(str(repo)), "mixed.txt") == "a\nb"
+
+
 @pytest.fixture
 def counted(tmp_path: Path, repo: Path) -> Callable[[], int]:
     """Give ``repo`` a filter for *.bin, as Git LFS is one; return how often it was asked."""
@@ -761,6 +785,19 @@ def test_what_has_not_changed_is_not_read_again(repo: Path, counted: Callable[[]
     assert first.tree != second.tree
     write(repo, {"w.bin": "changed weights"})
     assert text(snapshot.take(str(repo)), "w.bin") == "CHANGED WEIGHTS"
+
+
+def test_what_is_as_new_as_the_users_index_is_read_once_more(
+    repo: Path, counted: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_OPTIONAL_LOCKS", "0")
+    (repo / "w.bin").write_text("weights")
+    git(repo, "add", "-A")
+    time.sleep(max(0.0, 1.05 - time.time() % 1))
+    snapshot.take(str(repo))
+    asked = counted()
+    snapshot.take(str(repo))
+    assert counted() == asked
 
 
 def test_a_filter_that_fails(repo: Path) -> None:
@@ -898,6 +935,7 @@ def test_an_unreadable_file(closed: Path) -> None:
     assert isinstance(error, SubmitError)
     assert "cannot read pri vate: Permission denied" in error.message
     assert "ignore" in error.hint
+    assert leftovers(closed / ".git") == []
     write(closed, {".launcherignore": "pri*\n"})
     snapshot.take(str(closed))
 
@@ -1003,6 +1041,16 @@ def test_nothing_behind_a_link_is_removed(repo: Path, code: Path, tmp_path: Path
     assert contents(tmp_path / "scratch").keys() == {b"b.py", b"sub/c.py"}
     assert (tmp_path / "empty/deep").is_dir()
     assert {each.name for each in code.iterdir()} == {"pkg", "sub"}
+
+
+def test_a_link_in_place_of_the_checkout_is_not_followed(
+    repo: Path, code: Path, tmp_path: Path
+) -> None:
+    code.rename(tmp_path / "kept")
+    code.symlink_to(tmp_path / "kept")
+    before = contents(tmp_path / "kept")
+    tidy(repo, code)
+    assert contents(tmp_path / "kept") == before
 
 
 def test_a_submodule_that_is_not_checked_out_goes(nested: Path, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""The README is true: its reference, and every command of its tour with its output."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from launcher.reference import reference_markdown, sections
+from tests.real.conftest import HOROVOD
+
+if TYPE_CHECKING:
+    from tests.conftest import Project
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+BEGIN, END = (
+    "<!-- reference: begin (generated from launcher/schema.py) -->",
+    "<!-- reference: end -->",
+)
+
+
+def test_every_key_has_a_meaning() -> None:
+    for title, rows in sections():
+        for key, kind, _, meaning in rows:
+            assert meaning, f"{title}: {key} has no comment on its line"
+            assert kind
+
+
+def test_the_reference(request: pytest.FixtureRequest) -> None:
+    text = README.read_text("utf-8")
+    head, _, rest = text.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    expected = f"{head}{BEGIN}\n{reference_markdown()}{END}{tail}"
+    if request.config.getoption("--update-golden"):
+        README.write_text(expected, "utf-8")
+    assert README.read_text("utf-8") == expected
+
+
+def plain(text: str) -> list[str]:
+    """Return the lines without what differs from run to run: ids, numbers, folders, blanks."""
+    text = re.sub(r"\d{6}-\d{6}-\w{4}", "ID", text)
+    text = re.sub(r"\S*/digits|\S*/project", "PROJECT", text)
+    text = re.sub(r"local:\S+", "local:HOST", text)
+    text = re.sub(r"\d+(\.\d+)?(e-\d+)?", "N", text)
+    return [re.sub(r"\s+", " ", line).strip() for line in text.strip().splitlines()]
+
+
+def test_the_tour(project: Project) -> None:
+    shutil.copytree(ROOT / "examples" / "digits", project.path, dirs_exist_ok=True)
+    subprocess.run(["git", "init", "-q"], cwd=project.path, check=True)
+    assert project.launch("env", "build", *HOROVOD).returncode == 0
+    blocks = re.findall(r"```console\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    steps = [step for block in blocks for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    assert len(steps) == 7
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for step in steps:
+        command, _, expected = step.partition("\n")
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {command}"],
+            cwd=project.path,
+            env={**os.environ, "PATH": path},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        shown = [line for line in done.stdout.splitlines() if not line.startswith("environment ")]
+        assert done.returncode == 0, done.stdout
+        assert plain("\n".join(shown)) == plain(expected), command
+
+
+@pytest.mark.parametrize("script", ["examples/first_run.sh", "tests/run.sh", "tests/setup.sh"])
+def test_the_two_commands_are_there(script: str) -> None:
+    subprocess.run(["bash", "-n", str(ROOT / script)], check=True)
+    assert script in README.read_text("utf-8") or script == "tests/setup.sh"
+    assert "tests/run.sh" in (ROOT / ".ci" / "run").read_text()
