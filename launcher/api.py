@@ -99,14 +99,14 @@ def rerun(text: str, request: Request) -> Prepared:
 
 def _recorded(text: str) -> RecordedRun:
     """Return a recorded run; one whose folder is gone is found by its commit."""
-    from launcher import record, snapshot  # noqa: PLC0415
+    from launcher import git, record  # noqa: PLC0415
 
     try:
         folder = store().find(text)
         return record.read_run(folder.record().git_dir, folder.id)
     except StoreError:
         # In the repository of the current folder, or in the launcher's own.
-        for git_dir in {snapshot.find(os.getcwd()).git_dir, snapshot.own_store()}:
+        for git_dir in {git.find(os.getcwd()).git_dir, git.own_store()}:
             ids = record.find(git_dir, text) if os.path.isdir(git_dir) else []
             if len(ids) == 1:
                 return record.read_run(git_dir, ids[0])

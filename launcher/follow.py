@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from launcher.store import RunFolder, RunStatus
 
-_POLL_S = 0.03
+_POLL_S = 0.01  # while output comes, and at first
+_IDLE_S = 0.05
 _LINE = re.compile(rb"[^\r\n]*(?:\r?\n|\r)")
 
 
@@ -72,11 +73,13 @@ class Tail:
 
 def follow(tail: Tail, write: Callable[[bytes], object]) -> RunStatus:
     """Return the final status of the run, after writing its logs as they come."""
+    last = time.monotonic()
     while True:
         status = observe(tail.folder)
         data = tail.read(last=status.state.final)
         if data:
             write(data)
+            last = time.monotonic()
         if status.state.final:
             return status
-        time.sleep(_POLL_S)
+        time.sleep(_POLL_S if time.monotonic() - last < 1 else _IDLE_S)

@@ -99,24 +99,34 @@ def _header() -> tuple[str, ...]:
 
 def _code(facts: Facts) -> tuple[str, ...]:
     """Return the lines that check the recorded source out, once, into the run's own folder."""
-    tree = ShellExpr('"refs/launcher/runs/${LAUNCHER_RUN_DIR##*/}:"' + _quoted(facts.source_prefix))
-    checkout = shell_line(
-        (
-            ShellExpr('GIT_INDEX_FILE="$LAUNCHER_RUN_DIR/code.index"'),
-            *("git", "-c", "core.hooksPath=/dev/null"),
-            *("--git-dir", facts.git_dir),
-            "--work-tree=code",
-            *("read-tree", "--reset", "-u"),
-            tree,
-        )
+    ref = '"refs/launcher/runs/${LAUNCHER_RUN_DIR##*/}:"'
+    git = ("git", "-c", "core.hooksPath=/dev/null", "-c", "core.sparseCheckout=false")
+    there = ("--git-dir", facts.git_dir)
+    before: tuple[str, ...] = ()
+    attributes: tuple[Word, ...] = ()
+    after: tuple[str, ...] = ("  rm -rf code/.launcher",)
+    if facts.source_prefix:
+        # Attributes that stand above the source directory hold for it too, as Git LFS wants it.
+        show = shell_line((*git, *there, "cat-file", "-p", ShellExpr(ref + ".gitattributes")))
+        before, after = (f"  {show} > code.attributes 2> /dev/null || :",), ()
+        attributes = ("-c", ShellExpr('core.attributesFile="$LAUNCHER_RUN_DIR/code.attributes"'))
+    words = (
+        ShellExpr('GIT_INDEX_FILE="$LAUNCHER_RUN_DIR/code.index"'),
+        *git,
+        *attributes,
+        *there,
+        "--work-tree=code",
+        *("read-tree", "--reset", "-u"),
+        ShellExpr(ref + _quoted(facts.source_prefix)),
     )
-    at_root = () if facts.source_prefix else ("  rm -rf code/.launcher",)
     return (
         "# the code, as it was recorded",
+        "unset GIT_DIR GIT_WORK_TREE GIT_OBJECT_DIRECTORY GIT_ALTERNATE_OBJECT_DIRECTORIES",
         "mkdir -p " + " ".join(_FOLDERS),
         "if [ ! -e code.index ]; then",
-        f"  {checkout}",
-        *at_root,
+        *before,
+        f"  {shell_line(words)}",
+        *after,
         "fi",
     )
 

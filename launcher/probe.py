@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher import process, snapshot
+from launcher import git, process
 from launcher.environment.locate import locate
 from launcher.errors import ConfigError, nearest
 from launcher.job import Facts
@@ -27,7 +27,7 @@ def probe(job: JobSpec, recorded: Snapshot | None = None) -> Facts:
     """
     if recorded is None:
         _check_source(job)
-        found = snapshot.find(job.source_directory)
+        found = git.find(job.source_directory)
         git_dir, prefix = found.git_dir, found.prefix
     else:
         git_dir, prefix = recorded.git_dir, recorded.prefix

@@ -50,10 +50,10 @@ def run(
     stdin: str = "",
     timeout_s: float | None = None,
 ) -> Completed:
-    """Return what ``argv`` printed and its exit status; the status is never checked here.
+    """Return what ``argv`` printed and its exit status; the status is not checked here.
 
-    ``env`` is added to our own environment. As in a shell: status 127 when there is no such program,
-    126 when it cannot be run, 124 when it was killed after ``timeout_s``.
+    ``env`` is added to our own environment. As in a shell: status 127 when there is no such
+    program, 126 when it cannot be run, 124 when it was killed after ``timeout_s``.
     """
     try:
         done = subprocess.run(
@@ -102,12 +102,13 @@ def start(
     log: IO[bytes],
     env: Mapping[str, str] | None = None,
     dies_with_us: bool = False,
+    waits: bool = False,
 ) -> Running:
     """Start ``argv`` in a session of its own, its output appended to ``log``.
 
     ``env`` is added to our own environment. A Ctrl-C in our terminal does not reach it, nor does
-    our end, unless ``dies_with_us``: then the kernel kills it when we are gone. OSError when it
-    cannot be started.
+    our end, unless ``dies_with_us``: then the kernel kills it when we are gone. ``waits``: its
+    standard input is a pipe of ours, else it is empty. OSError when it cannot be started.
     """
     parent = os.getpid()
 
@@ -122,7 +123,7 @@ def start(
     started = subprocess.Popen(
         list(argv),
         env={**os.environ, **(env or {})},
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE if waits else subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import process
 from launcher.errors import StoreError, SubmitError
-from launcher.snapshot import failure, git
+from launcher.git import failure, git
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -193,7 +193,7 @@ def _ref(run_id: str, kind: type[LaunchError]) -> str:
 
 
 def _unknown(git_dir: str, run_id: str) -> StoreError:
-    hint = "launcher list shows the runs."
+    hint = "launcher runs lists them."
     return StoreError(f"run {run_id} is not recorded in {git_dir}", hint=hint)
 
 

@@ -1,8 +1,8 @@
 """Write the files, record the run, start it: the only mutation on the straight path.
 
-Why the snapshot comes first: building an environment may take minutes, and what is edited
-meanwhile is not what was submitted. Why SUBMITTING is written before the start: a submit that
-dies in between is then seen, as LOST, never as a run that waits for ever.
+Why the snapshot comes before the environment: to build one may take minutes, and what is edited
+meanwhile is not what was submitted. Why the supervisor is started first and told last: it takes
+as long to be ready as the recording takes, and if we die in between, it ends and nothing started.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from launcher.store import RunFolder, Store, last_lines, write_atomically
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from launcher.environment.locate import Prefix
     from launcher.job import Facts, JobSpec, LaunchPlan
+    from launcher.process import Running
     from launcher.snapshot import Snapshot
 
 _BUILT = ("local",)
@@ -44,9 +46,8 @@ def submit(
 ) -> RunFolder:
     """Return the folder of the run that ``plan`` describes, started.
 
-    ``secrets``: values given in the configuration; the others come from our environment.
-    ``source``: a recorded one, in place of the source directory as it is now. ConfigError,
-    ProvisionError, SubmitError, StoreError: nothing was started and nothing stays behind.
+    ``secrets``: values given in the configuration; others come from our environment. ``source``:
+    a recorded one, in place of the source directory. LaunchError: nothing is left of the attempt.
     """
     if job.compute.kind not in _BUILT:
         raise PlanError(
@@ -54,21 +55,34 @@ def submit(
             hint="launcher plan shows what it will do; compute=local runs on this machine.",
         )
     handed_on = _secret_values(job, secrets)
-    taken = source or snapshot.take(job.source_directory)
-    if facts.prefix.kind == "current" and facts.prefix.missing:
-        lacks = ", ".join(facts.prefix.missing)
-        say(f"launcher: warning: {facts.prefix.python} is used as it is, without {lacks}")
-    ready = build.ensure(facts.prefix, say)
     folder = Store(job.runs_dir).create(plan.run_id)
-    started = False
+    supervisor: Running | None = None
     try:
         folder.event(RunState.SUBMITTING, **this_process())
-        _write(folder, job, plan, taken, build.lock_text(ready))
-        started = _start(folder, plan, handed_on)
-    finally:
-        if not started:
-            _undo(folder, taken)
+        run = _record(job, facts, plan)
+        write_atomically(folder.file("run.json"), run.to_json())
+        supervisor = _start(folder, plan, handed_on)
+        _write(folder, plan)
+        taken = source or snapshot.take(job.source_directory)
+        lock = build.lock_text(_environment(facts.prefix, say))
+        run = replace(run, commit=_commit(run, job, plan, taken, lock))
+        write_atomically(folder.file("run.json"), run.to_json())
+        write_atomically(folder.file("environment.lock"), lock)
+        _tell(supervisor, folder)
+    except BaseException:
+        _undo(folder, facts.git_dir, supervisor)
+        raise
     return folder
+
+
+def _undo(folder: RunFolder, git_dir: str, supervisor: Running | None) -> None:
+    """Leave nothing of a submit that failed half way."""
+    if supervisor is not None:
+        supervisor.kill()
+        supervisor.wait()
+    with contextlib.suppress(LaunchError):
+        record.forget(git_dir, folder.id)
+    shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def _secret_values(job: JobSpec, given: dict[str, str]) -> dict[str, str]:
@@ -82,18 +96,13 @@ def _secret_values(job: JobSpec, given: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _write(folder: RunFolder, job: JobSpec, plan: LaunchPlan, source: Snapshot, lock: str) -> None:
-    """Write the run's files, and its commit."""
-    for file in plan.files:
-        path = folder.file(file.path)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        write_atomically(path, file.text, file.mode)
-    run = RunRecord(
+def _record(job: JobSpec, facts: Facts, plan: LaunchPlan) -> RunRecord:
+    return RunRecord(
         id=plan.run_id,
         name=job.name,
         created=time.time(),
-        user=process.user(),
-        host=this_process()["host"],
+        user=facts.user,
+        host=facts.host,
         compute=job.compute.kind,
         dist=job.dist.kind,
         entry=job.entry,
@@ -101,12 +110,16 @@ def _write(folder: RunFolder, job: JobSpec, plan: LaunchPlan, source: Snapshot, 
         procs_per_node=job.resources.procs_per_node,
         grace_s=job.grace_s,
         time_s=job.resources.time_s,
-        git_dir=source.git_dir,
-        prefix=source.prefix,
+        git_dir=facts.git_dir,
+        prefix=facts.source_prefix,
         commit="",
         secrets=job.secrets,
         overrides=job.overrides,
     )
+
+
+def _commit(run: RunRecord, job: JobSpec, plan: LaunchPlan, source: Snapshot, lock: str) -> str:
+    """Return the commit that holds the run: its source, configuration, plan and environment."""
     files = {
         "run.json": run.to_json(),
         "config.yaml": yaml_text(job.config),
@@ -114,13 +127,16 @@ def _write(folder: RunFolder, job: JobSpec, plan: LaunchPlan, source: Snapshot, 
         "plan.json": json.dumps(plan.to_json(), indent=1) + "\n",
         "environment.lock": lock,
     }
-    commit = record.commit_run(
+    return record.commit_run(
         record.RunRecordInput(run_id=run.id, snapshot=source, message=message(run), files=files)
     )
-    run = replace(run, commit=commit)
-    for name in ("config.yaml", "environment.lock"):
-        write_atomically(folder.file(name), files[name])
-    write_atomically(folder.file("run.json"), run.to_json())
+
+
+def _write(folder: RunFolder, plan: LaunchPlan) -> None:
+    for file in plan.files:
+        path = folder.file(file.path)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        write_atomically(path, file.text, file.mode)
 
 
 def message(run: RunRecord) -> str:
@@ -129,33 +145,38 @@ def message(run: RunRecord) -> str:
     return f"run {run.id} ({run.name}): {run.compute}, {show.ranks(run)}\n\nOverrides:\n\n{words}\n"
 
 
-def _start(folder: RunFolder, plan: LaunchPlan, secrets: dict[str, str]) -> bool:
-    """Run the plan's commands; return whether the run is now the supervisor's."""
-    os.makedirs(folder.file("logs"), exist_ok=True)
+def _environment(prefix: Prefix, say: Callable[[str], None]) -> Prefix:
+    if prefix.kind == "current" and prefix.missing:
+        lacks = ", ".join(prefix.missing)
+        say(f"launcher: warning: {prefix.python} is used as it is, without {lacks}")
+    return build.ensure(prefix, say)
+
+
+def _start(folder: RunFolder, plan: LaunchPlan, secrets: dict[str, str]) -> Running:
+    """Run the plan's command and return the supervisor, which waits to be told to begin."""
+    (argv,) = plan.commands
+    os.makedirs(folder.file("logs"))
     with open(folder.file("logs", "launch.log"), "ab") as log:
-        (argv,) = plan.commands
         try:
-            supervisor = process.start(argv, log=log, env=secrets)
+            return process.start(argv, log=log, env=secrets, waits=True)
         except OSError as error:
             raise SubmitError(
                 f"{argv[0]} cannot be started: {error}", argv=argv, exit_status=127
             ) from error
-    # Its first word makes the run its own: from then on our end does not matter.
+
+
+def _tell(supervisor: Running, folder: RunFolder) -> None:
+    """Tell the supervisor to begin; its first word makes the run its own, whatever we do then."""
+    assert supervisor.stdin is not None  # noqa: S101 - for the type checker
+    with contextlib.suppress(BrokenPipeError), supervisor.stdin:
+        supervisor.stdin.write(b"!")
     while len(folder.events()) == 1 and supervisor.poll() is None:
         time.sleep(0.002)
     if len(folder.events()) == 1:
         raise SubmitError(
             f"the supervisor ended at once: {last_lines(folder.file('logs', 'launch.log'))}",
-            argv=argv,
             exit_status=supervisor.returncode,
         )
-    return True
-
-
-def _undo(folder: RunFolder, source: Snapshot) -> None:
-    with contextlib.suppress(LaunchError):
-        record.forget(source.git_dir, folder.id)
-    shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def yaml_text(value: Any) -> str:

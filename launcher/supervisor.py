@@ -230,8 +230,14 @@ def _sweep() -> None:
 
 
 def main() -> int:
-    """Supervise the run whose folder is the last argument."""
-    folder = RunFolder(sys.argv[-1])
+    """Supervise the run whose folder is the first argument.
+
+    ``--when-told``: begin when a byte comes on standard input; end when it ends without one. Our
+    start then overlaps with the recording of the run, and a submit that dies starts nothing.
+    """
+    folder = RunFolder(sys.argv[1])
+    if "--when-told" in sys.argv and not os.read(0, 1):
+        return 0
     try:
         state = Supervisor(folder).run()
     except Exception as error:

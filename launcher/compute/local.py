@@ -63,5 +63,5 @@ class Local:
         return ()
 
     def commands(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[tuple[str, ...], ...]:  # noqa: ARG002
-        """Return the start of the supervisor."""
-        return (supervisor(facts, run_dir),)
+        """Return the start of the supervisor, which begins when it is told that all is recorded."""
+        return ((*supervisor(facts, run_dir), "--when-told"),)

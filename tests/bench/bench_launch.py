@@ -74,7 +74,10 @@ def horovod_cases() -> dict[str, tuple[list[str], dict[str, str]]]:
     mpirun += ["--map-by", ":OVERSUBSCRIBE", *script]
     launcher = [sys.executable, "-m", "launcher", "entry_script=train.py", *HOROVOD]
     return {
-        "horovodrun -np 2": ([str(python.parent / "horovodrun"), "-np", "2", *script], env),
+        "horovodrun --gloo": (
+            [str(python.parent / "horovodrun"), "--gloo", "-np", "2", *script],
+            env,
+        ),
         "mpirun -np 2": (mpirun, env),
         "mpirun -np 2, tuned": (mpirun, {**env, **TUNED}),
         "launcher": (launcher, {}),
@@ -89,6 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         subprocess.run(["git", "init", "-q"], check=True)
+        Path(".gitignore").write_text("outputs/\n")  # what Hydra writes is no source
         cases = horovod_cases() if options.horovod else single_cases()
         for words, env in cases.values():
             once(words, env)  # warm

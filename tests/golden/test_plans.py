@@ -137,6 +137,16 @@ def test_mpi_without_an_mpirun(project: Project) -> None:
         plan(job, facts(prefix=bare), "261123-120000-abcd")
 
 
+def test_a_source_directory_below_its_repository(
+    golden: Callable[[Path, str], None], project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAUNCHER_RUNS", "/home/me/my project/runs")
+    request = app.Request(overrides=("entry_script=train.py",))
+    job, _ = config.resolve(app.compose(request))
+    made = plan(job, facts(source_prefix="it's/below"), "261123-120000-abcd")
+    golden(GOLDEN / "below-the-root.txt", plan_text(made))
+
+
 def test_open_mpi_4_calls_shared_memory_vader(project: Project) -> None:
     request = app.Request(overrides=("entry_script=train.py", "dist=mpi"))
     job, _ = config.resolve(app.compose(request))

@@ -327,6 +327,20 @@ def test_the_run_has_its_own_copy_of_the_code(git_project: Project) -> None:
     assert not (project.path / "beside.txt").exists()
 
 
+def test_a_source_directory_below_its_repository(git_project: Project) -> None:
+    project = git_project
+    _git(project, "config", "filter.case.clean", "tr a-z A-Z")
+    _git(project, "config", "filter.case.smudge", "tr A-Z a-z")
+    project.write(".gitattributes", "*.bin filter=case\n")
+    _git(project, "add", ".gitattributes")
+    project.write("it's/below/train.py", "print(open('data.bin').read())\n")
+    project.write("it's/below/data.bin", "filtered")
+    done = project.launch("entry_script=train.py", 'source_directory="it\'s/below"', *PLAIN)
+    assert (done.returncode, done.stdout) == (0, "filtered\n"), done.stderr
+    names = _git(project, "ls-tree", "-r", "--name-only", f"refs/launcher/runs/{project.run.name}")
+    assert {"train.py", "it's/below/data.bin"} <= set(names.splitlines())
+
+
 def test_what_was_planned_is_what_runs(git_project: Project) -> None:
     project = git_project
     words = ("entry_script=train.py", *PLAIN, "script_params.lr=0.1", "env.A=b c")

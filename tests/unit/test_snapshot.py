@@ -78,6 +78,10 @@ def repo(tmp_path: Path) -> Path:
     return repository(tmp_path / "repo", {"a.py": "a\n", "pkg/b.py": "b\n", "pkg/sub/c.py": "c\n"})
 
 
+def next_second() -> None:
+    time.sleep(1.02 - time.time() % 1)
+
+
 def contents(top: Path) -> dict[bytes, tuple[str, bytes]]:
     """Return every file below ``top``: its path -> (its kind, its bytes)."""
     found = {}
@@ -327,11 +331,11 @@ def test_modes_and_contents_of_the_same_length(repo: Path, tmp_path: Path) -> No
 
 
 def test_what_changed_in_the_second_of_the_users_index(repo: Path) -> None:
-    time.sleep(max(0.0, 1.05 - time.time() % 1))  # just after a second began
+    next_second()
     (repo / "a.py").write_text("1\n")
     git(repo, "add", "a.py")
     (repo / "a.py").write_text("2\n")
-    time.sleep(max(0.0, 1.05 - time.time() % 1))
+    next_second()
     for _ in range(2):
         assert text(snapshot.take(str(repo)), "a.py") == "2"
 
@@ -791,9 +795,11 @@ def test_what_is_as_new_as_the_users_index_is_read_once_more(
     repo: Path, counted: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GIT_OPTIONAL_LOCKS", "0")
+    next_second()
     (repo / "w.bin").write_text("weights")
     git(repo, "add", "-A")
-    time.sleep(max(0.0, 1.05 - time.time() % 1))
+    git(repo, "commit", "-q", "-m", "weights")
+    next_second()
     snapshot.take(str(repo))
     asked = counted()
     snapshot.take(str(repo))
