@@ -173,8 +173,9 @@ def child(spec: dict[str, Any], who: Who, output: int) -> int:
     if spec["horovod"]:
         initialise_horovod(spec, who)
     status = run_script(spec)
-    if status and "horovod.torch" in sys.modules:
-        atexit.unregister(sys.modules["horovod.torch"].shutdown)
+    basics = getattr(sys.modules.get("horovod.torch.mpi_ops"), "_basics", None)
+    if status and basics:
+        atexit.unregister(basics.shutdown)  # it would end the other ranks' world before this one
     return status
 
 
@@ -259,9 +260,9 @@ class Guard:
         copying = threading.Thread(target=relay, args=(source, log, self.secrets), daemon=True)
         copying.start()
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        self.entry |= {"ended": time.time(), "signals": self.signals[:]}
         # Processes that the rank left behind may hold its pipe open: its end is not waited for.
         copying.join(timeout=1.0)
-        self.entry |= {"ended": time.time(), "signals": self.signals}
         self.entry |= {"status": code} if code >= 0 else {"signal": -code}
         _record(self.folder, self.entry)
         _linger(self.folder)
