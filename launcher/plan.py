@@ -91,9 +91,9 @@ def _header() -> tuple[str, ...]:
         "#!/usr/bin/env bash",
         "# Starts the ranks of the run in whose folder this file lies.",
         "set -e",
-        'LAUNCHER_RUN_DIR=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)',
-        "export LAUNCHER_RUN_DIR",
-        'cd -- "$LAUNCHER_RUN_DIR"',
+        "here=${BASH_SOURCE[0]}",
+        'case $here in */*) cd -P -- "${here%/*}" ;; *) cd -P . ;; esac',
+        'export LAUNCHER_RUN_DIR="$PWD"',
     )
 
 
@@ -122,8 +122,8 @@ def _code(facts: Facts) -> tuple[str, ...]:
     return (
         "# the code, as it was recorded",
         "unset GIT_DIR GIT_WORK_TREE GIT_OBJECT_DIRECTORY GIT_ALTERNATE_OBJECT_DIRECTORIES",
-        "mkdir -p " + " ".join(_FOLDERS),
         "if [ ! -e code.index ]; then",
+        "  mkdir -p " + " ".join(_FOLDERS),
         *before,
         f"  {shell_line(words)}",
         *after,
