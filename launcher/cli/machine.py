@@ -87,4 +87,4 @@ def doctor(argv: Sequence[str]) -> int:
     parser("doctor", doctor).parse_args(argv)
     checks = examination.examine()
     sys.stdout.write(examination.report_text(checks))
-    return 0 if all(check.ok or not check.needed for check in checks) else 1
+    return 0 if examination.healthy(checks) else 1
