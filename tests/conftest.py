@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,6 +45,11 @@ class Project:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, "utf-8")
         return path
+
+    def copy_example(self, name: str) -> None:
+        source = Path(__file__).parents[1] / "examples" / name
+        leave = shutil.ignore_patterns("runs", "__pycache__")  # of somebody's first run there
+        shutil.copytree(source, self.path, dirs_exist_ok=True, ignore=leave)
 
     def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

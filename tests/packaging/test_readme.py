@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +52,7 @@ def plain(text: str) -> list[str]:
 
 
 def test_the_tour(project: Project) -> None:
-    shutil.copytree(ROOT / "examples" / "digits", project.path, dirs_exist_ok=True)
+    project.copy_example("digits")
     subprocess.run(["git", "init", "-q"], cwd=project.path, check=True)
     assert project.launch("env", "build", *HOROVOD).returncode == 0
     blocks = re.findall(r"```console\n(.*?)```", README.read_text("utf-8"), re.DOTALL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,6 @@ from tests.real.conftest import HOROVOD, PLAIN, RANKS, events, log, processes_of
 if TYPE_CHECKING:
     from tests.conftest import Project
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 BOTH = pytest.mark.parametrize("options", [PLAIN, RANKS], ids=["single", "mpi"])
 HOSTILE = st.one_of(
     st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"), max_size=8),
@@ -27,12 +25,8 @@ HOSTILE = st.one_of(
 )
 
 
-def copy(project: Project, name: str) -> None:
-    shutil.copytree(EXAMPLES / name, project.path, dirs_exist_ok=True)
-
-
 def test_digits_train_with_two_ranks(project: Project) -> None:
-    copy(project, "digits")
+    project.copy_example("digits")
     done = project.launch("entry_script=train_horovod.py", *HOROVOD)
     assert done.returncode == 0, done.stderr
     (listed,) = json.loads(project.launch("runs", "--json").stdout)
@@ -46,7 +40,7 @@ def test_digits_train_with_two_ranks(project: Project) -> None:
 
 
 def test_digits_train_in_one_process(project: Project) -> None:
-    copy(project, "digits")
+    project.copy_example("digits")
     # The same environment as above: another one would be built for this test alone.
     words = ("environment.pip_packages=[scikit-learn]", "dist=mpi")
     done = project.launch("entry_script=train.py", *words, "script_params.epochs=8")
@@ -56,7 +50,7 @@ def test_digits_train_in_one_process(project: Project) -> None:
 
 
 def test_torch_distributed_under_mpi(project: Project) -> None:
-    copy(project, "ddp")
+    project.copy_example("ddp")
     done = project.launch("entry_script=train.py", *HOROVOD)
     assert done.returncode == 0, done.stderr
     assert "[0] 2 ranks, largest error" in done.stdout
