@@ -11,12 +11,23 @@ from typing import TYPE_CHECKING, Any
 from launcher.report import report
 
 if TYPE_CHECKING:
-    from launcher.api import runs, submit
+    from launcher.api import rerun, runs, submit
+    from launcher.errors import LaunchError
     from launcher.run import Run
 
-__all__ = ["Run", "report", "runs", "submit"]
+__all__ = ["LaunchError", "Run", "report", "rerun", "runs", "submit"]
 
-_WHERE = {"Run": "launcher.run", "runs": "launcher.api", "submit": "launcher.api"}
+_WHERE = {
+    "LaunchError": "launcher.errors",
+    "Run": "launcher.run",
+    "rerun": "launcher.api",
+    "runs": "launcher.api",
+    "submit": "launcher.api",
+}
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

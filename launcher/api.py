@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from launcher.errors import StoreError
+from launcher.errors import ConfigError, StoreError
 from launcher.run import Run
 from launcher.store import Store, new_run_id
 
@@ -46,16 +46,24 @@ class Prepared:
         return Run(folder)
 
 
-def prepare(request: Request, source: Snapshot | None = None) -> Prepared:
+def prepare(
+    request: Request, source: Snapshot | None = None, rerun_of: RecordedRun | None = None
+) -> Prepared:
     """Return what submitting ``request`` would do; raise ConfigError or PlanError; write nothing.
 
-    ``source``: a recorded one, to be used in place of the source directory.
+    ``source``: a recorded one, to be used in place of the source directory. ``rerun_of``: the run
+    that it comes from.
     """
+    import yaml  # noqa: PLC0415
+
     from launcher import app, config  # noqa: PLC0415 - Hydra is imported to submit, not to list
     from launcher.plan import check, plan  # noqa: PLC0415
     from launcher.probe import probe  # noqa: PLC0415
 
     job, secrets = config.resolve(app.compose(request), request.overrides)
+    if rerun_of is not None:
+        earlier = tuple(yaml.safe_load(rerun_of.files["overrides.yaml"]) or ())
+        job = replace(job, rerun_of=rerun_of.run_id, overrides=(*earlier, *job.overrides))
     check(job)
     facts = probe(job, source)
     planned = plan(job, facts, new_run_id())
@@ -75,7 +83,7 @@ def submit(*overrides: str, config_dir: str | None = None, **values: Any) -> Run
     return prepare(request).submit(lambda line: print(line, file=sys.stderr))
 
 
-def rerun(text: str, request: Request) -> Prepared:
+def repeat(text: str, request: Request, runs_dir: str | None = None) -> Prepared:
     """Return the repetition of a recorded run: its source and configuration, ``request`` on top.
 
     ``text`` is an id, a unique prefix of one, or @last. StoreError when there is no such run.
@@ -84,7 +92,12 @@ def rerun(text: str, request: Request) -> Prepared:
 
     from launcher.snapshot import Snapshot  # noqa: PLC0415
 
-    recorded = _recorded(text)
+    for word in request.overrides:
+        if word.startswith("source_directory="):
+            raise ConfigError(
+                f"{word}: a rerun has the recorded source", hint="Submit anew to run another one."
+            )
+    recorded = _recorded(text, runs_dir)
     source = Snapshot(
         git_dir=recorded.git_dir,
         tree=recorded.tree,
@@ -94,15 +107,15 @@ def rerun(text: str, request: Request) -> Prepared:
         dirty=False,
     )
     config = yaml.safe_load(recorded.files["config.yaml"])
-    return prepare(replace(request, recorded=config), source)
+    return prepare(replace(request, recorded=config), source, recorded)
 
 
-def _recorded(text: str) -> RecordedRun:
+def _recorded(text: str, runs_dir: str | None) -> RecordedRun:
     """Return a recorded run; one whose folder is gone is found by its commit."""
     from launcher import git, record  # noqa: PLC0415
 
     try:
-        folder = store().find(text)
+        folder = store(runs_dir).find(text)
         return record.read_run(folder.record().git_dir, folder.id)
     except StoreError:
         # In the repository of the current folder, or in the launcher's own.
@@ -111,6 +124,17 @@ def _recorded(text: str) -> RecordedRun:
             if len(ids) == 1:
                 return record.read_run(git_dir, ids[0])
         raise
+
+
+def rerun(run: str, *overrides: str, runs_dir: str | None = None, **values: Any) -> Run:
+    """Submit a recorded run again and return the new one; as ``submit``, on top of its record.
+
+    ``run`` is an id, a unique prefix of one, or @last.
+    """
+    from launcher.app import Request  # noqa: PLC0415
+
+    request = Request(overrides=overrides, values=values)
+    return repeat(run, request, runs_dir).submit(lambda line: print(line, file=sys.stderr))
 
 
 def store(runs_dir: str | None = None) -> Store:

@@ -7,6 +7,7 @@ search path, and may hold the config.yaml of a Hydra application of theirs.
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -19,15 +20,15 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from launcher import schema
+from launcher import overrides, schema
 from launcher.errors import ConfigError, nearest
-from launcher.reference import sections
+from launcher.reference import rows, titles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_OVERRIDE = re.compile(r"(?P<mark>\+\+?|~)?(?P<key>[^=]+?)(?:=(?P<value>.*))?", re.DOTALL)
 OmegaConf.register_new_resolver("literal", str, replace=True)
+_ONE_AT_A_TIME = threading.Lock()  # Hydra's state is global; notebooks have threads
 _VERSION = "1.3"  # of Hydra's behaviour, not of its code
 
 
@@ -43,33 +44,38 @@ class Request:
 
 def compose(request: Request) -> DictConfig:
     """Return the composed configuration; raise ConfigError on what cannot be composed."""
-    groups = {key: value for key, value in request.values.items() if key in schema.GROUPS}
+    groups = {key: value for key, value in request.values.items() if key in overrides.GROUPS}
     chosen = [f"{key}={value}" for key, value in groups.items() if isinstance(value, str)]
-    overrides = [freed(each) for each in (*request.overrides, *chosen)]
+    words = [overrides.readable(each) for each in (*request.overrides, *chosen)]
+    for word in words:
+        _check(word, request)
     try:
-        config = _composed(request, overrides)
+        with _ONE_AT_A_TIME:
+            config = _composed(request, words)
     except (HydraException, OmegaConfBaseException) as error:
-        raise _explained(error, request, overrides) from error
+        raise _explained(error, request, words) from error
     for key, value in request.values.items():
         if f"{key}={value}" not in chosen:
             _set(config, key, value)
     return config
 
 
-def freed(override: str) -> str:
-    """Return ``override`` with the '++' that Hydra wants for keys whose content is free.
-
-    A plain value of a variable stays the text that was typed: ``env.LEVEL=0.10`` is not a number.
-    """
-    found = _OVERRIDE.fullmatch(override)
-    if found is None or found["mark"] or found["value"] is None:
-        return override
-    key, value = found["key"], found["value"]
-    if not any(key == name or key.startswith(name + ".") for name in schema.FREE):
-        return override
-    if key.startswith("env.") and value != "null" and not re.search(r"['\"\[{$,\\]", value):
-        value = f"'{value}'"
-    return f"++{key}={value}"
+def _check(word: str, request: Request) -> None:
+    """Refuse what Hydra would take, and we would then ignore or trip over."""
+    mark, key, value = overrides.parts(word)
+    if (mark == "~" and not overrides.is_free(key.partition("@")[0])) or key in overrides.FREE:
+        if mark == "~":
+            raise ConfigError(f"{word}: this key cannot be taken away")
+        return
+    if key in overrides.GROUPS and value in ("", "null"):
+        raise ConfigError(f"{word}: an option is needed", hint=overrides.OPTIONS[key])
+    if key.startswith("hydra.") or (mark and not overrides.is_free(key)):
+        raise _unknown_key(key, value or "", request)
+    if key == "experiment" and request.recorded is not None:
+        raise ConfigError(
+            f"{word}: a rerun starts from the recorded configuration",
+            hint="Name the values that change, or submit anew with experiment=...",
+        )
 
 
 def escaped(value: Any) -> Any:
@@ -85,27 +91,38 @@ def escaped(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _composed(request: Request, overrides: list[str]) -> DictConfig:
+def _composed(request: Request, words: list[str]) -> DictConfig:
+    """Return what Hydra composes; a value that its grammar cannot read is taken as text."""
+    try:
+        return _by_hydra(request, words)
+    except OverrideParseException as error:
+        text = overrides.as_text(error.override)
+        if text is None or text == error.override:
+            raise
+        return _composed(request, [text if each == error.override else each for each in words])
+
+
+def _by_hydra(request: Request, words: list[str]) -> DictConfig:
     schema.register()
     text = (resources.files("launcher.conf") / "config.yaml").read_text("utf-8")
     primary = OmegaConf.create(text)
     if request.recorded is not None:
-        primary = _restarted(request.recorded, overrides)
+        primary = _restarted(request.recorded, words)
     ConfigStore.instance().store(name="launcher_config", node=primary)
     own = Path(request.config_dir or "conf").absolute()
     if not own.is_dir():
         if request.config_dir is not None:
             raise ConfigError(f"--config-dir {request.config_dir}: no such folder")
         with initialize_config_module("launcher.conf", version_base=_VERSION):
-            return hydra_compose("launcher_config", overrides=overrides)
+            return hydra_compose("launcher_config", overrides=words)
     with initialize_config_dir(str(own), version_base=_VERSION):
         path = "hydra.searchpath=[pkg://launcher.conf]"
-        return hydra_compose("launcher_config", overrides=[path, *overrides])
+        return hydra_compose("launcher_config", overrides=[path, *words])
 
 
-def _restarted(recorded: Mapping[str, Any], overrides: list[str]) -> DictConfig:
+def _restarted(recorded: Mapping[str, Any], words: list[str]) -> DictConfig:
     """Return a primary config that holds ``recorded``, less the groups chosen anew."""
-    chosen = {each.partition("=")[0] for each in overrides} & set(schema.GROUPS)
+    chosen = {each.partition("=")[0] for each in words} & set(overrides.GROUPS)
     defaults: list[Any] = ["launcher_schema", *({group: "???"} for group in sorted(chosen))]
     kept = {key: escaped(value) for key, value in recorded.items() if key not in chosen}
     return OmegaConf.create({"defaults": [*defaults, "_self_"], **kept})
@@ -113,20 +130,17 @@ def _restarted(recorded: Mapping[str, Any], overrides: list[str]) -> DictConfig:
 
 def _set(config: DictConfig, key: str, value: Any) -> None:
     if key not in list(config):
-        raise ConfigError(
-            f"{key}: there is no such key (given {value!r})",
-            hint=nearest(key, map(str, config)) + f"Allowed: {', '.join(map(str, config))}.",
-        )
+        raise _unknown_key(key, repr(value), Request())
     try:
         OmegaConf.update(config, key, escaped(value), merge=True, force_add=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{key}={value!r}: {_first_line(error)}") from error
+        raise _wrong_value(key, repr(value), error) from error
 
 
 # ------------------------------------------------------------------ faults, in plain words
 
 
-def _explained(error: Exception, request: Request, overrides: list[str]) -> ConfigError:
+def _explained(error: Exception, request: Request, words: list[str]) -> ConfigError:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return ConfigError(
@@ -134,11 +148,10 @@ def _explained(error: Exception, request: Request, overrides: list[str]) -> Conf
             hint=nearest(option, error.options) + f"Allowed: {', '.join(sorted(error.options))}.",
         )
     if isinstance(error, OverrideParseException):
-        reason = _first_line(error).replace("++", "")
         return ConfigError(
-            f"{error.override.lstrip('+')}: this override cannot be read ({reason})",
-            hint="Quote a value that holds spaces, commas, brackets or quotes: key='\"a, b\"'. "
-            "A verb stands first: launcher runs, show, logs, plan, ... (launcher help).",
+            f"{error.override.lstrip('+')}: this override cannot be read",
+            hint="It is key=value; a text with brackets or quotes goes between quotes of its own: "
+            "key='\"a [b\"'.",
         )
     found = re.match(r"Ambiguous value for argument '(.*)'", str(error))
     if found:
@@ -147,41 +160,63 @@ def _explained(error: Exception, request: Request, overrides: list[str]) -> Conf
             hint="Quote it for one text, key='\"a,b\"', or bracket it for a list, key=[a,b].",
         )
     key = _faulty_key(error)
-    for override in overrides:
-        parts = _OVERRIDE.fullmatch(override)
-        if parts is not None and key and parts["key"] == key:
-            return _key_error(error, key, parts["value"] or "", request)
+    for word in words:
+        _, name, value = overrides.parts(word)
+        if key and name == key:
+            if "merging override" in str(error):
+                return _wrong_value(key, value or "", error.__cause__ or error)
+            return _unknown_key(key, value or "", request)
     return ConfigError(_first_line(error), hint="launcher help lists the keys.")
 
 
 def _faulty_key(error: Exception) -> str:
-    found = re.search(r"Could not override '([^']*)'|merging override [+~]*([^=\s]+)", str(error))
+    found = re.search(
+        r"Could not (?:override|delete from config[^']*) '([^']*)'|merging override [+~]*([^=\s]+)",
+        str(error),
+    )
     if found:
         return found[1] or found[2]
     return str(getattr(error.__cause__, "full_key", None) or "")
 
 
-def _key_error(error: Exception, key: str, value: str, request: Request) -> ConfigError:
-    """Return the error for an override of ``key``: an unknown key, or a value of a wrong type."""
-    if "merging override" in str(error):
-        reason = _first_line(error.__cause__ or error)
-        return ConfigError(f"{key}={value}: {reason}", hint="launcher help shows each key's type.")
+def _wrong_value(key: str, value: str, error: BaseException) -> ConfigError:
+    kind = next((kind for name, kind, *_ in rows() if name == key), "")
+    reason, hint = _first_line(error), f"Its type is {kind}." if kind else ""
+    if "ListConfig" in reason:
+        reason, hint = "a list is wanted", f"Write {key}=[{value},...]."
+    elif kind.startswith("Dict"):
+        reason, hint = "a mapping is wanted", f"Write {key}.name=value."
+    return ConfigError(f"{key}={value}: {reason}", hint=hint)
+
+
+def _unknown_key(key: str, value: str, request: Request) -> ConfigError:
+    """Return the error for a key that is not there: the nearest one, or the option it is of."""
     if key == "experiment":
         wanted = Path(request.config_dir or "conf") / key / f"{value}.yaml"
         return ConfigError(f"{key}={value}: there is no such option", hint=f"{wanted} would be it.")
-    groups = [each for each in request.overrides if each.partition("=")[0] in schema.GROUPS]
-    config = _composed(Request(overrides=tuple(groups), config_dir=request.config_dir), groups)
+    groups = [each for each in request.overrides if each.partition("=")[0] in overrides.GROUPS]
+    config = _by_hydra(Request(config_dir=request.config_dir), groups)
     parent, _, last = key.rpartition(".")
     here = OmegaConf.select(config, parent) if parent else config
     beside = list(map(str, here if isinstance(here, DictConfig) else config))
-    known = [each for _, rows in sections() for each, *_ in rows]
-    elsewhere = [each for each in known if each.rpartition(".")[2] == last]
-    hint = f"Did you mean '{elsewhere[0]}'? " if elsewhere else nearest(last, beside)
+    known = {name: title for name, title in titles() if name.rpartition(".")[2] == last}
+    owner = next(
+        (title for name, title in titles() if key == name or key.startswith(f"{name}.")), ""
+    )
+    if owner:
+        hint = f"It belongs to {owner.partition(' ')[0]}. "
+    elif known:
+        hint = f"Did you mean '{next(iter(known))}'? "
+    elif parent and not isinstance(here, DictConfig):
+        hint = nearest(parent, map(str, config))
+    else:
+        hint = nearest(last, beside)
     if not hint and not parent:
         hint = f"A parameter of your script? Then it is script_params.{key}. "
+    shown = f" in {parent}" if isinstance(here, DictConfig) and parent else ""
     return ConfigError(
         f"{key}: there is no such key (given {value})",
-        hint=f"{hint}Allowed{f' in {parent}' if parent else ''}: {', '.join(beside)}.",
+        hint=f"{hint}Allowed{shown}: {', '.join(beside)}.",
     )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import importlib.util
 import json
 import os
 import signal
@@ -64,9 +65,6 @@ def rank_environment(spec: dict[str, Any], who: Who) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-# ------------------------------------------------------------------ the child: the user's script
-
-
 def initialise_horovod(spec: dict[str, Any], who: Who) -> None:
     """Initialise Horovod and pin this rank's GPU; exit when the ranks do not see each other."""
     try:
@@ -106,10 +104,8 @@ def _load(entry: list[str]) -> tuple[CodeType, dict[str, Any], str]:
         path = os.path.abspath(entry[0])
         _first_on_path(os.path.dirname(path))
         with open(path, "rb") as file:
-            code = compile(file.read(), path, "exec")
+            code = compile(file.read(), path, "exec", dont_inherit=True)
         return code, {"__file__": path, "__spec__": None, "__package__": None}, entry[0]
-    import importlib.util  # noqa: PLC0415
-
     _first_on_path(os.getcwd())
     name = entry[1]
     found = importlib.util.find_spec(name)
@@ -158,8 +154,8 @@ def child(spec: dict[str, Any], who: Who, output: int) -> int:
     os.close(output)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.environ.update(rank_environment(spec, who))
-    # Last: a launcher that is installed in this environment comes before the copy of report.
-    sys.path.append(os.path.join(os.environ["LAUNCHER_RUN_DIR"], "support", "lib"))
+    if importlib.util.find_spec("launcher") is None:  # else it has report, and more
+        sys.path.append(os.path.join(os.environ["LAUNCHER_RUN_DIR"], "support", "lib"))
     status = 0
     if who.world_size > 1:
 
@@ -185,9 +181,6 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-# ------------------------------------------------------------------ the guard
-
-
 def secret_values(names: list[str]) -> list[bytes]:
     """Return the values to mask in the log: each line of each secret, longest first."""
     values = [os.environb.get(name.encode(), b"") for name in names]
@@ -196,27 +189,33 @@ def secret_values(names: list[str]) -> list[bytes]:
     return sorted(parts, key=len, reverse=True)
 
 
-def relay(source: int, log: int, secrets: list[bytes]) -> None:
-    """Copy ``source`` to ``log`` until it ends, with each of ``secrets`` masked."""
-    held = b""
-    while data := os.read(source, 1 << 16):
-        if not secrets:
-            _write(log, data)
-            continue
-        # Whole lines only, lest a secret be cut in two; a progress bar ends its lines with \r.
-        held += data
-        cut = max(held.rfind(b"\n"), held.rfind(b"\r")) + 1
-        if not cut and len(held) > 1 << 20:
-            cut = len(held) - len(secrets[0])
-        _write(log, _masked(held[:cut], secrets))
-        held = held[cut:]
-    _write(log, _masked(held, secrets))
+class Relay:
+    """Copies a pipe into a log, both file descriptors, with each of ``secrets`` masked."""
+
+    def __init__(self, source: int, log: int, secrets: list[bytes]) -> None:
+        self.source, self.log, self.secrets, self.held = source, log, secrets, b""
+
+    def run(self) -> None:
+        """Copy until the pipe ends."""
+        while read := os.read(self.source, 1 << 16):
+            data = self.held + read
+            for secret in self.secrets:
+                data = data.replace(secret, b"***")
+            # What may be the beginning of a secret waits for the rest of it.
+            cut = len(data) - max((_overlap(data, each) for each in self.secrets), default=0)
+            self.held = data[cut:]
+            _write(self.log, data[:cut])
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        held, self.held = self.held, b""
+        _write(self.log, held)
 
 
-def _masked(data: bytes, secrets: list[bytes]) -> bytes:
-    for secret in secrets:
-        data = data.replace(secret, b"***")
-    return data
+def _overlap(data: bytes, secret: bytes) -> int:
+    ends = range(min(len(data), len(secret) - 1), 0, -1)
+    return next((n for n in ends if data.endswith(secret[:n])), 0)
 
 
 def _write(file: int, data: bytes) -> None:
@@ -257,12 +256,14 @@ class Guard:
         """Wait for the rank ``pid``; return the exit status to leave with."""
         self.entry |= {"pid": pid, "guard": os.getpid(), "started": time.time()}
         _record(self.folder, self.entry)
-        copying = threading.Thread(target=relay, args=(source, log, self.secrets), daemon=True)
+        relay = Relay(source, log, self.secrets)
+        copying = threading.Thread(target=relay.run, daemon=True)
         copying.start()
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         self.entry |= {"ended": time.time(), "signals": self.signals[:]}
         # Processes that the rank left behind may hold its pipe open: its end is not waited for.
         copying.join(timeout=1.0)
+        relay.flush()
         self.entry |= {"status": code} if code >= 0 else {"signal": -code}
         _record(self.folder, self.entry)
         _linger(self.folder)

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from launcher import overrides as overrides_of
 from launcher import params
 from launcher.errors import ConfigError, LaunchError, nearest
 from launcher.job import JobSpec, Resources
+from launcher.reference import titles
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _SECRET = re.compile(
-    r"(?:^|_)(?:TOKENS?|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|CREDENTIALS?|APIKEY|(?:API|ACCESS|"
-    r"PRIVATE|SECRET|AUTH|ACCOUNT|STORAGE)_?KEYS?)(?:$|_)",
+    r"(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|APIKEY|(?:^|_)(?:PWD|PAT)|"
+    r"(?:API|ACCESS|PRIVATE|SECRET|AUTH|ACCOUNT|STORAGE)_?KEYS?)(?:$|_)",
     re.IGNORECASE,
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -34,29 +38,20 @@ def resolve(config: DictConfig, overrides: tuple[str, ...] = ()) -> tuple[JobSpe
     """
     values = _plain(config)
     env, secrets, given = _environment(values)
+    record = _record(values, env, secrets, given)
     entry = _entry(values)
-    name = str(values["name"] or _stem(entry))
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise ConfigError(
-            f"name={name}: not a name",
-            hint="Letters, digits, '.', '_' and '-'; at most 64 of them.",
-        )
-    compute, environment, dist = (
-        _built(values, group) for group in ("compute", "environment", "dist")
-    )
+    compute, environment, dist = (_built(values, group) for group in overrides_of.GROUPS)
     style = params.hydra_arguments if values["params_style"] == "hydra" else params.arguments
-    record = {**values, "env": env, "secrets": list(secrets)}
-    _no_secret_within(record, given)
     job = JobSpec(
-        name=name,
+        name=_name(values, entry),
         entry=entry,
         args=tuple(style(values["script_params"])),
         source_directory=os.path.abspath(values["source_directory"]),
-        runs_dir=os.path.abspath(os.environ.get("LAUNCHER_RUNS") or values["runs_dir"]),
+        runs_dir=_runs_dir(values),
         resources=_resources(values, compute),
         env=env,
         secrets=secrets,
-        data={name: _path_of(name, entry) for name, entry in values["data"].items()},
+        data={name: each["path"] for name, each in record["data"].items()},
         compute=compute,
         environment=environment,
         dist=dist,
@@ -66,6 +61,27 @@ def resolve(config: DictConfig, overrides: tuple[str, ...] = ()) -> tuple[JobSpe
         config=record,
     )
     return job, given
+
+
+def _record(
+    values: dict[str, Any], env: dict[str, str], secrets: tuple[str, ...], given: dict[str, str]
+) -> dict[str, Any]:
+    """Return the configuration to be recorded: no secret in it, and no path relative to here."""
+    data = {name: {"path": _path_of(name, entry)} for name, entry in values["data"].items()}
+    record = {**values, "env": env, "secrets": list(secrets), "data": data}
+    known = {each: os.environ[each] for each in secrets if each in os.environ}
+    _no_secret_within(record, {**known, **given})
+    return record
+
+
+def _name(values: dict[str, Any], entry: tuple[str, ...]) -> str:
+    name = str(values["name"] or _stem(entry))
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ConfigError(
+            f"name={name}: not a name",
+            hint="Letters, digits, '.', '_' and '-'; at most 64 of them.",
+        )
+    return name
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
@@ -102,7 +118,8 @@ def _data_path(name: str, *, _root_: DictConfig) -> str:
             hint=nearest(name, known)
             + f"Add data.{name}.path=..., known: {', '.join(known) or 'none'}.",
         )
-    return _path_of(name, OmegaConf.to_container(_root_.data[name]))
+    entry = _root_.data[name]
+    return _path_of(name, dict(entry) if isinstance(entry, Mapping) else entry)
 
 
 def _path_of(name: str, entry: Any) -> str:
@@ -157,41 +174,44 @@ def _no_secret_within(record: dict[str, Any], given: dict[str, str]) -> None:
 
 
 def _leaves(value: Any, path: str = "") -> list[tuple[str, str]]:
+    """Return (key, text) of every value, and of every key, in ``value``."""
     if isinstance(value, dict):
         pairs = [(f"{path}.{key}".lstrip("."), each) for key, each in value.items()]
     elif isinstance(value, list):
         pairs = [(f"{path}[{index}]", each) for index, each in enumerate(value)]
     else:
-        return [(path, value)] if isinstance(value, str) else []
+        return [(path, f"{path} {params.text(value)}")]
     return [leaf for name, each in pairs for leaf in _leaves(each, name)]
 
 
 def _masked(override: str, secrets: tuple[str, ...]) -> str:
-    key, equals, _ = override.partition("=")
-    name = key.lstrip("+~").removeprefix("env.")
-    if equals and key.lstrip("+~").startswith("env") and (name in secrets or name == "env"):
-        return f"{key}=***"
+    mark, key, value = overrides_of.parts(override)
+    name = key.removeprefix("env.")
+    hidden = name in secrets or _SECRET.search(name) or key == "env"
+    if value is not None and key.partition(".")[0] == "env" and hidden:
+        return f"{mark}{key}=***"
     return override
 
 
 def _entry(values: dict[str, Any]) -> tuple[str, ...]:
     """Return the words that name what is run: a file's path, or "-m" and a module."""
     given = str(values["entry_script"])
-    if given.startswith("-m "):
-        module = given[3:].strip()
+    if given == "-m" or given.startswith("-m "):
+        module = given[2:].strip()
         if not all(part.isidentifier() for part in module.split(".")):
             raise ConfigError(
                 f"entry_script={given}: '{module}' is no module",
-                hint='For example "-m package.module".',
+                hint='For example entry_script="-m package.module".',
             )
         return "-m", module
-    path = PurePosixPath(given)
-    if path.is_absolute() or ".." in path.parts or not given:
+    source = os.path.abspath(values["source_directory"])
+    inside = os.path.relpath(os.path.join(source, given), source)
+    if not given or inside.partition("/")[0] in ("..", "."):
         raise ConfigError(
-            f"entry_script={given}: must lie inside source_directory",
+            f"entry_script={given}: not a file inside source_directory, {source}",
             hint="Give its path from there; source_directory=... names another folder.",
         )
-    return (str(path),)
+    return (inside,)
 
 
 def _stem(entry: tuple[str, ...]) -> str:
@@ -199,10 +219,23 @@ def _stem(entry: tuple[str, ...]) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip(".-_")[:64] or "run"
 
 
+def _runs_dir(values: dict[str, Any]) -> str:
+    given = os.environ.get("LAUNCHER_RUNS") or values["runs_dir"]
+    folder, source = os.path.abspath(given), os.path.abspath(values["source_directory"])
+    if not given or folder == source:
+        raise ConfigError(
+            f"runs_dir={given}: is the source directory itself, {source}",
+            hint="Runs have a folder of their own, such as runs_dir=runs.",
+        )
+    return folder
+
+
 def _resources(values: dict[str, Any], compute: Any) -> Resources:
     for key in ("nodes", "procs_per_node"):
         if values[key] < 1:
             raise ConfigError(f"{key}={values[key]}: must be 1 or more")
+    if compute.cpus_per_proc is not None and compute.cpus_per_proc < 1:
+        raise ConfigError(f"compute.cpus_per_proc={compute.cpus_per_proc}: must be 1 or more")
     return Resources(
         nodes=values["nodes"],
         procs_per_node=values["procs_per_node"],
@@ -214,11 +247,22 @@ def _resources(values: dict[str, Any], compute: Any) -> Resources:
 
 def _built(values: dict[str, Any], group: str) -> Any:
     """Return the object that the group's ``_target_`` names, made from its other keys."""
-    node = dict(values[group] or {})
-    target = node.pop("_target_", None)
-    module, _, name = str(target).rpartition(".")
+    if not isinstance(values[group], dict):
+        hint = overrides_of.OPTIONS[group]
+        raise ConfigError(f"{group}={values[group]}: an option is needed", hint=hint)
+    node = dict(values[group])
+    target = str(node.pop("_target_", None))
+    module, _, name = target.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)(**_tuples(node))
+        made = getattr(importlib.import_module(module), name)
+        unknown = [key for key in node if key not in inspect.signature(made).parameters]
+        if unknown:
+            owner = dict(titles()).get(f"{group}.{unknown[0]}", "").partition(" ")[0]
+            raise ConfigError(
+                f"{group}.{unknown[0]}: there is no such key in {target}",
+                hint=f"It belongs to {owner}." if owner else f"Allowed: {', '.join(node)}.",
+            )
+        return made(**_tuples(node))
     except LaunchError:
         raise
     except Exception as error:

@@ -22,6 +22,9 @@ class LaunchError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
 
 class ConfigError(LaunchError, ValueError):
     """A configuration value is wrong: the message names the key and the value."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.01  # while output comes, and at first
 _IDLE_S = 0.05
-_LINE = re.compile(rb"[^\r\n]*(?:\r?\n|\r)")
+_CHUNK = 1 << 20  # bytes of a log at once
+_START = re.compile(rb"(?<=\n)(?!\Z)|(?<=\r)(?![\n]|\Z)|\A")  # of a line
 
 
 class Tail:
@@ -35,8 +36,16 @@ class Tail:
         self._held: dict[str, bytes] = {}
 
     def read(self, *, last: bool = False) -> bytes:
-        """Return what has come since the last call; with ``last``, unfinished lines too."""
+        """Return what has come since the last call, some megabytes at most: b"" when nothing has.
+
+        With ``last``, lines that have no end yet come too.
+        """
         return b"".join(self._new(name, last=last) for name in self._names or self._list())
+
+    def drain(self, write: Callable[[bytes], object]) -> None:
+        """Write all that is there."""
+        while data := self.read(last=True):
+            write(data)
 
     def _list(self) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
@@ -52,23 +61,22 @@ class Tail:
             open(self.folder.file("logs", name), "rb") as file,
         ):
             file.seek(self._offsets.get(name, 0))
-            data = file.read()
+            data = file.read(_CHUNK)
         self._offsets[name] = self._offsets.get(name, 0) + len(data)
-        if not self._labelled:
-            return data
-        return self._lines(name, data, last=last)
+        return self._lines(name, data, last=last) if self._labelled else data
 
     def _lines(self, name: str, data: bytes, *, last: bool) -> bytes:
+        """Return the whole lines of ``data``, each with its rank; hold the rest back."""
         data = self._held.pop(name, b"") + data
-        if last and data and not data.endswith((b"\n", b"\r")):
-            data += b"\n"
-        lines = _LINE.findall(data)
-        rest = data[sum(map(len, lines)) :]
-        if rest:
-            self._held[name] = rest
+        cut = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        if (last and len(data) < _CHUNK) or len(data) - cut > _CHUNK:
+            data += b"" if cut == len(data) else b"\n"
+            cut = len(data)
+        if cut < len(data):
+            self._held[name] = data[cut:]
         rank = name.removeprefix("rank-").removesuffix(".log")
         label = f"[{rank}] ".encode() if rank.isdigit() else b""
-        return b"".join(label + line for line in lines)
+        return _START.sub(label, data[:cut]) if cut else b""
 
 
 def follow(tail: Tail, write: Callable[[bytes], object]) -> RunStatus:
@@ -76,10 +84,11 @@ def follow(tail: Tail, write: Callable[[bytes], object]) -> RunStatus:
     last = time.monotonic()
     while True:
         status = observe(tail.folder)
-        data = tail.read(last=status.state.final)
+        data = tail.read()
         if data:
             write(data)
             last = time.monotonic()
         if status.state.final:
+            tail.drain(write)
             return status
         time.sleep(_POLL_S if time.monotonic() - last < 1 else _IDLE_S)

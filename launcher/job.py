@@ -76,6 +76,7 @@ class JobSpec:
     detach: bool
     overrides: tuple[str, ...]
     config: dict[str, Any]  # the resolved configuration, secrets left out
+    rerun_of: str = ""  # the run that this one repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 from launcher.errors import ConfigError
 
 _PLAIN_WORD = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.-]*")
-_DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d+)(?::(?P<seconds>\d+))?")
+_DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)")
 
 
 def text(value: Any) -> str:
@@ -33,6 +33,11 @@ def arguments(params: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, Mapping):
             yield from arguments(value, name)
         elif isinstance(value, (list, tuple)):
+            if any(isinstance(each, (Mapping, list, tuple)) for each in value):
+                raise ConfigError(
+                    f"script_params.{name}: an argument cannot hold a list or a mapping in a list",
+                    hint="Give plain values, or one text, such as JSON between quotes.",
+                )
             yield flag
             yield from map(text, value)
         elif value is True:
@@ -65,27 +70,34 @@ def _hydra_value(value: Any) -> str:
     named = value.lower() in ("true", "false", "null", "nan", "inf")
     if _PLAIN_WORD.fullmatch(value) and not named:
         return value
-    # Backslashes are literal in Hydra's quoted texts, but before a quote and at the end.
     literal = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
-    quoted = re.sub(
-        r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), literal
-    )
-    return f"'{quoted}'"
+    return quoted(literal)
+
+
+def quoted(value: str) -> str:
+    """Return ``value`` between quotes, as Hydra's grammar reads it back."""
+    # Backslashes are literal there, but before a quote and at the end.
+    inner = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
+    return f"'{inner}'"
 
 
 def seconds(key: str, value: Any) -> int | None:
     """Return a limit in seconds from minutes, ``HH:MM:SS`` or ``D-HH:MM:SS``; None for null."""
     if value is None:
         return None
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-        return round(value * 60)
     found = _DURATION.fullmatch(str(value))
-    if found is None:
+    if found is not None:
+        days, hours, minutes, rest = (int(found[each] or 0) for each in found.groupdict())
+        limit = ((days * 24 + hours) * 60 + minutes) * 60.0 + rest
+    else:
+        try:
+            limit = float(value) * 60
+        except (TypeError, ValueError):
+            limit = 0.0
+    if isinstance(value, bool) or not 1 <= limit < 1e9:
         raise ConfigError(
             f"{key}={value}: not a time",
-            hint='Minutes (90), "HH:MM:SS" ("01:30:00") or "D-HH:MM:SS" ("1-00:00:00").',
+            hint='Minutes (90), "HH:MM:SS" ("01:30:00") or "D-HH:MM:SS" ("1-00:00:00"), from one '
+            "second; in a YAML file between quotes.",
         )
-    days, hours, minutes, rest = (
-        int(found[each] or 0) for each in ("days", "hours", "minutes", "seconds")
-    )
-    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
+    return round(limit)

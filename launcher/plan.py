@@ -163,7 +163,11 @@ def _step(job: JobSpec, facts: Facts) -> tuple[str, ...]:
         ShellExpr('"$LAUNCHER_RUN_DIR/ranks.json"'),
     )
     words = job.dist.start(rank, job, facts)
-    return ("# the ranks", "cd code", shell_line((ShellExpr("exec"), *words)))
+    return (
+        "# the ranks",
+        'cd -- "$LAUNCHER_RUN_DIR/code"',
+        shell_line((ShellExpr("exec"), *words)),
+    )
 
 
 def _quoted(text: str) -> str:

@@ -100,13 +100,13 @@ def start(
     argv: Sequence[str],
     *,
     log: IO[bytes],
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str],
     dies_with_us: bool = False,
     waits: bool = False,
 ) -> Running:
     """Start ``argv`` in a session of its own, its output appended to ``log``.
 
-    ``env`` is added to our own environment. A Ctrl-C in our terminal does not reach it, nor does
+    ``env`` is its whole environment. A Ctrl-C in our terminal does not reach it, nor does
     our end, unless ``dies_with_us``: then the kernel kills it when we are gone. ``waits``: its
     standard input is a pipe of ours, else it is empty. OSError when it cannot be started.
     """
@@ -122,7 +122,7 @@ def start(
     _STARTED[:] = [each for each in _STARTED if each.poll() is None]
     started = subprocess.Popen(
         list(argv),
-        env={**os.environ, **(env or {})},
+        env=dict(env),
         stdin=subprocess.PIPE if waits else subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -138,13 +138,18 @@ def adopt_orphans() -> None:
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def descendants(pid: int) -> list[int]:
-    """Return the processes below ``pid``, from /proc; the nearest first."""
+def descendants(pid: int, but: str) -> list[int]:
+    """Return the processes below ``pid``, from /proc; the nearest first.
+
+    Those whose command line has ``but`` are left out, and what is below them.
+    """
     children: dict[int, list[int]] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
             parent = int(file.read().rpartition(b")")[2].split()[1])
-            children.setdefault(parent, []).append(int(name))
+            with open(f"/proc/{name}/cmdline", "rb") as words:
+                if but.encode() not in words.read():
+                    children.setdefault(parent, []).append(int(name))
     found = list(children.get(pid, ()))
     for each in found:
         found += children.get(each, ())

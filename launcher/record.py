@@ -173,6 +173,12 @@ def find(git_dir: str, id_or_prefix: str) -> list[str]:
     return [id_or_prefix] if id_or_prefix in ids else [i for i in ids if i.startswith(id_or_prefix)]
 
 
+def has_file(snapshot: Snapshot, path: str) -> bool:
+    """Return whether ``path``, from the root, is a file of ``snapshot``."""
+    ((kind, _, _),) = _objects(snapshot.git_dir, [f"{snapshot.tree}:{path}"])
+    return kind == "blob"
+
+
 def log_command(git_dir: str, run_id: str) -> tuple[str, ...]:
     """Return the words of the command that shows a run's commit to a person."""
     return ("git", f"--git-dir={git_dir}", "log", "-2", "--stat", f"{_REFS}{run_id}")

@@ -36,6 +36,17 @@ def sections() -> list[tuple[str, list[tuple[str, str, str, str]]]]:
     return found
 
 
+def rows() -> list[tuple[str, str, str, str]]:
+    """Return the rows of all sections."""
+    return [row for _, rows_of in sections() for row in rows_of]
+
+
+def titles() -> list[tuple[str, str]]:
+    """Return (key, title of its section) for every key that is not every option's."""
+    found = [(row[0], title) for title, rows_of in sections() for row in rows_of]
+    return [(key, title) for key, title in found if "=" in title]
+
+
 def _row(prefix: str, node: ast.AnnAssign, lines: list[str]) -> tuple[str, str, str, str]:
     default = ast.unparse(node.value) if node.value else ""
     factories = {"field(default_factory=dict)": "{}", "field(default_factory=list)": "[]"}
@@ -44,6 +55,7 @@ def _row(prefix: str, node: ast.AnnAssign, lines: list[str]) -> tuple[str, str, 
     default = default.rpartition(".")[2] if default[:1].isupper() else default
     meaning = lines[(node.end_lineno or 1) - 1].partition("  # ")[2]
     target = ast.unparse(node.target)
+    default = {"compute": "local", "environment": "cpu", "dist": "single"}.get(target, default)
     return prefix + target, ast.unparse(node.annotation), default, meaning
 
 

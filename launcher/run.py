@@ -46,9 +46,17 @@ class Run:
         return self.folder.metrics()
 
     def logs(self, rank: int | None = None) -> str:
-        """Return the output so far: of one rank, or of all, each line with its rank."""
-        tail = Tail(self.folder, world_size=self.folder.record().world_size, rank=rank)
-        return tail.read(last=True).decode("utf-8", "replace")
+        """Return the output so far: of one rank, or of all, each line with its rank.
+
+        ValueError when the run has no such rank.
+        """
+        world_size = self.folder.record().world_size
+        if rank is not None and not 0 <= rank < world_size:
+            raise ValueError(f"run {self.id} has ranks 0 to {world_size - 1}, not {rank}")
+        tail = Tail(self.folder, world_size=world_size, rank=rank)
+        parts: list[bytes] = []
+        tail.drain(parts.append)
+        return b"".join(parts).decode("utf-8", "replace")
 
     def wait(self, timeout_s: float | None = None) -> RunState:
         """Return the final state; raise TimeoutError when it is not reached in ``timeout_s``."""

@@ -11,11 +11,6 @@ from typing import Any, Dict, List, Optional  # noqa: UP035 - OmegaConf reads th
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-# Group options whose schema is registered below; the rest of a group are YAML files of anyone's.
-GROUPS = ("compute", "environment", "dist")
-# Keys whose content is free: `key.anything=value` needs no leading '+'.
-FREE = ("script_params", "env", "data", "compute.extra")
-
 
 class ParamsStyle(enum.Enum):
     """How script_params become arguments."""
@@ -56,9 +51,7 @@ class JobConf:
     nodes: int = 1  # machines
     procs_per_node: int = 1  # ranks on each machine; more than one needs dist=mpi
     runs_dir: str = "runs"  # one folder a run, ignores itself in git; LAUNCHER_RUNS overrides
-    env: Dict[str, Optional[str]] = field(
-        default_factory=dict
-    )  # environment variables of the ranks
+    env: Dict[str, Any] = field(default_factory=dict)  # environment variables of the ranks
     secrets: List[str] = field(default_factory=list)  # variables passed by name, never recorded
     data: Dict[str, Any] = field(default_factory=dict)  # name: {path: ...}; see ${data:name}
     detach: bool = False  # true: return when the run is submitted; false: follow its output

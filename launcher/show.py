@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,8 @@ def runs_table(statuses: Sequence[RunStatus]) -> str:
 def status_text(status: RunStatus, folder: RunFolder) -> str:
     """Return what ``launcher show`` prints of one run."""
     record = folder.record()
-    code = f"git --git-dir={record.git_dir} log -1 --stat refs/launcher/runs/{record.id}"
+    ref = f"refs/launcher/runs/{record.id}"
+    code = shell_line(("git", f"--git-dir={record.git_dir}", "log", "-2", "--stat", ref))
     lines = [
         ("run", f"{status.id} ({status.name})"),
         ("state", status.state.value),
@@ -83,10 +85,11 @@ def status_text(status: RunStatus, folder: RunFolder) -> str:
             duration(status.duration_s if status.ended or not status.state.final else None),
         ),
         ("metrics", metrics(status.metrics)),
+        ("rerun of", record.rerun_of),
         ("overrides", shell_line(record.overrides)),
         ("folder", folder.path),
         ("commit", record.commit),
-        ("see it", code),
+        ("see it", code if record.commit else ""),
     ]
     text = "".join(f"{name:<12}{value}\n" for name, value in lines if value)
     tail = status.failed.get("last_lines", [])
@@ -130,4 +133,13 @@ def duration(seconds: float | None) -> str:
 
 def json_text(value: Any) -> str:
     """Return ``value`` as indented JSON."""
-    return json.dumps(value, indent=1, default=str) + "\n"
+    return json.dumps(_finite(value), indent=1, default=str, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """Return ``value`` with the numbers that JSON does not have as texts: "nan", "inf"."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

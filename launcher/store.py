@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _INDEX = ".index.jsonl"
+_ID = re.compile(r"\d{6}-\d{6}-\w{4,}")
+_SECOND = len("261123-051048")
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no letter or digit that reads as another
 
 
@@ -62,11 +65,15 @@ class RunStatus:
 def write_atomically(path: str, text: str, mode: int = 0o644) -> None:
     """Write ``text`` to ``path``, whole or not at all."""
     new = f"{path}.{os.getpid()}.new"
-    with open(
-        os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8"
-    ) as file:
-        file.write(text)
-    os.replace(new, path)
+    try:
+        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with open(file, "w", encoding="utf-8", errors="surrogateescape") as to:
+            to.write(text)
+        os.replace(new, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+        raise
 
 
 def append_line(path: str, values: dict[str, Any]) -> None:
@@ -160,11 +167,12 @@ class Store:
         """Make the folder of a new run; raise StoreError if it is there or cannot be made."""
         folder = self.folder(run_id)
         try:
-            os.makedirs(self.path, exist_ok=True)
-            ignore = os.path.join(self.path, ".gitignore")
-            if not os.path.exists(ignore):
-                write_atomically(ignore, "*\n")
-            os.mkdir(folder.path, 0o755)
+            own = not os.path.isdir(self.path) or self._holds_runs_only()
+            os.makedirs(folder.path)
+            # A folder that is not ours alone must not be hidden from git.
+            ignored = self.path if own else folder.path
+            if not os.path.exists(os.path.join(ignored, ".gitignore")):
+                write_atomically(os.path.join(ignored, ".gitignore"), "*\n")
         except OSError as error:
             raise StoreError(
                 f"runs_dir={self.path}: a run's folder cannot be made there: {error}",
@@ -172,19 +180,37 @@ class Store:
             ) from error
         return folder
 
+    def _holds_runs_only(self) -> bool:
+        with os.scandir(self.path) as entries:
+            return all(_ID.fullmatch(each.name) or each.name[0] == "." for each in entries)
+
     def ids(self) -> list[str]:
-        """Return the ids of all runs, oldest first."""
+        """Return the ids of all runs, oldest first; other things in the folder are not looked at.
+
+        Raise StoreError when the folder cannot be read.
+        """
         try:
             with os.scandir(self.path) as entries:
-                return sorted(each.name for each in entries if not each.name.startswith("."))
+                return sorted(each.name for each in entries if _ID.fullmatch(each.name))
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise StoreError(f"{self.path} holds no runs: {error}") from error
+
+    def last(self) -> RunFolder:
+        """Return the run that was submitted last; StoreError when there is none."""
+        ids = self.ids()
+        # The time in an id has whole seconds: of the latest ones, their records tell.
+        latest = [self.folder(each) for each in ids if each[:_SECOND] == ids[-1][:_SECOND]]
+        if not latest:
+            raise StoreError(f"there is no run in {self.path}", hint="--runs-dir looks elsewhere.")
+        return max(latest, key=lambda folder: folder.record().created) if latest[1:] else latest[0]
 
     def find(self, text: str) -> RunFolder:
         """Return the one run that an id, a unique prefix of one, or ``@last`` names."""
+        if text == "@last":
+            return self.last()
         ids = self.ids()
-        if text == "@last" and ids:
-            return self.folder(ids[-1])
         found = [text] if text in ids else [each for each in ids if each.startswith(text)]
         if len(found) == 1 and text:
             return self.folder(found[0])
@@ -220,6 +246,9 @@ def last_lines(path: str, count: int = 20) -> list[str]:
 
 
 def new_run_id() -> str:
-    """Return an id that sorts by time and is unique: ``261123-051048-k3fa``, local time."""
+    """Return an id that sorts by time and is unique: ``261123-051048-k3fa``, in UTC.
+
+    UTC, for ids of machines in several zones, and of the hour that a clock goes back.
+    """
     tail = "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in os.urandom(4))
-    return f"{time.strftime('%y%m%d-%H%M%S')}-{tail}"
+    return f"{time.strftime('%y%m%d-%H%M%S', time.gmtime())}-{tail}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
     from launcher.snapshot import Snapshot
 
 _BUILT = ("local",)
+# Variables that make a process a rank of a run.
+_OF_A_RANK = re.compile(
+    r"(LAUNCHER_(RUN|OUTPUT|CHECKPOINT)_|OMPI_|PMIX_|PRTE_|(RANK|WORLD_SIZE|LOCAL_RANK|"
+    r"LOCAL_WORLD_SIZE|NODE_RANK|MASTER_ADDR|MASTER_PORT)$)"
+)
 
 
 def submit(
@@ -64,6 +70,7 @@ def submit(
         supervisor = _start(folder, plan, handed_on)
         _write(folder, plan)
         taken = source or snapshot.take(job.source_directory)
+        _check_entry(job, taken)
         lock = build.lock_text(_environment(facts.prefix, say))
         run = replace(run, commit=_commit(run, job, plan, taken, lock))
         write_atomically(folder.file("run.json"), run.to_json())
@@ -96,6 +103,17 @@ def _secret_values(job: JobSpec, given: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _check_entry(job: JobSpec, source: Snapshot) -> None:
+    """Refuse an entry script that is not in the snapshot: a run of it could only fail."""
+    path = "/".join(filter(None, (source.prefix, job.entry[0])))
+    if job.entry[0] == "-m" or record.has_file(source, path):
+        return
+    raise ConfigError(
+        f"entry_script={job.entry[0]}: it is not in the snapshot of the source",
+        hint="A line in .gitignore or .launcherignore leaves it out, or the recorded run had none.",
+    )
+
+
 def _record(job: JobSpec, facts: Facts, plan: LaunchPlan) -> RunRecord:
     return RunRecord(
         id=plan.run_id,
@@ -115,6 +133,7 @@ def _record(job: JobSpec, facts: Facts, plan: LaunchPlan) -> RunRecord:
         commit="",
         secrets=job.secrets,
         overrides=job.overrides,
+        rerun_of=job.rerun_of,
     )
 
 
@@ -142,7 +161,11 @@ def _write(folder: RunFolder, plan: LaunchPlan) -> None:
 def message(run: RunRecord) -> str:
     """Return the message of the run's commit, for a person to read."""
     words = "\n".join(f"    {each}" for each in run.overrides)
-    return f"run {run.id} ({run.name}): {run.compute}, {show.ranks(run)}\n\nOverrides:\n\n{words}\n"
+    origin = f"A rerun of {run.rerun_of}.\n\n" if run.rerun_of else ""
+    return (
+        f"run {run.id} ({run.name}): {run.compute}, {show.ranks(run)}\n\n"
+        f"{origin}Overrides:\n\n{words}\n"
+    )
 
 
 def _environment(prefix: Prefix, say: Callable[[str], None]) -> Prefix:
@@ -157,8 +180,11 @@ def _start(folder: RunFolder, plan: LaunchPlan, secrets: dict[str, str]) -> Runn
     (argv,) = plan.commands
     os.makedirs(folder.file("logs"))
     with open(folder.file("logs", "launch.log"), "ab") as log:
+        ours = dict(os.environ)
+        if "LAUNCHER_RUN_ID" in ours:  # submitted by the script of another run
+            ours = {name: ours[name] for name in ours if not _OF_A_RANK.match(name)}
         try:
-            return process.start(argv, log=log, env=secrets, waits=True)
+            return process.start(argv, log=log, env={**ours, **secrets}, waits=True)
         except OSError as error:
             raise SubmitError(
                 f"{argv[0]} cannot be started: {error}", argv=argv, exit_status=127
@@ -182,4 +208,9 @@ def _tell(supervisor: Running, folder: RunFolder) -> None:
 def yaml_text(value: Any) -> str:
     """Return ``value`` as YAML, keys in their own order."""
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    return str(yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True))
+    try:
+        text = str(yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True))
+        text.encode()
+    except UnicodeEncodeError:  # bytes that are no UTF-8, as surrogates: only escapes hold them
+        text = str(yaml.dump(value, Dumper=yaml.SafeDumper, sort_keys=False))
+    return text

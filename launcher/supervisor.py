@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
+import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from launcher import process
 from launcher.job import RunState
@@ -46,26 +48,46 @@ class Supervisor:
         os.makedirs(self.folder.file("logs"), exist_ok=True)
         with open(self.folder.file("logs", "launch.log"), "ab", buffering=0) as log:
             try:
-                step = process.start(
-                    ("bash", self.folder.file("launch.sh")),
-                    log=log,
-                    env={"MASTER_PORT": free_port()} if self.record.dist == "mpi" else {},
-                    dies_with_us=True,
-                )
+                step, relayed = self._start(log)
             except OSError as error:
                 log.write(f"launcher: launch.sh cannot be started: {error}\n".encode())
+                self._prepare_for_the_end()
                 return self._finish(127)
             process.adopt_orphans()
+            self._prepare_for_the_end()
             self._watch(step)
             _sweep()
+            if relayed is not None:
+                relayed.join(timeout=1.0)
             self._tidy(log)
         return self._finish(step.returncode)
 
+    def _start(self, log: IO[bytes]) -> tuple[Running, threading.Thread | None]:
+        """Start launch.sh; where there are secrets, a thread keeps them out of its log."""
+        env = {"MASTER_PORT": free_port()} if self.record.dist == "mpi" else {}
+        words = ("bash", self.folder.file("launch.sh"))
+        if not self.record.secrets:
+            return process.start(words, log=log, env={**os.environ, **env}, dies_with_us=True), None
+        from launcher.bootstrap import Relay, secret_values  # noqa: PLC0415
+
+        source, output = os.pipe()
+        with open(output, "wb") as pipe:
+            step = process.start(words, log=pipe, env={**os.environ, **env}, dies_with_us=True)
+        relay = Relay(source, log.fileno(), secret_values(list(self.record.secrets)))
+        thread = threading.Thread(target=relay.run, daemon=True)
+        thread.start()
+        return step, thread
+
+    def _prepare_for_the_end(self) -> None:
+        # Now, while the ranks start: by the end of a long run our own files may be gone.
+        from launcher import record, snapshot  # noqa: PLC0415
+
+        self.remove_unchanged = snapshot.remove_unchanged
+        self.record_outcome = record.record_outcome
+
     def _watch(self, step: Running) -> None:
-        heartbeat = self.folder.file("heartbeat")
         while step.poll() is None:
-            with contextlib.suppress(OSError), open(heartbeat, "wb"):
-                pass  # a full disk must not end the training
+            _beat(self.folder)
             received = signal.sigtimedwait(_WATCHED, self._patience())
             if self._overdue():
                 self._stop(step, RunState.TIMED_OUT)
@@ -89,38 +111,52 @@ class Supervisor:
         self.stopped = state
         with contextlib.suppress(OSError):
             open(self.folder.file("stopping"), "wb").close()
-        self._end_ranks(step, time.monotonic() + self.record.grace_s)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(step.pid, signal.SIGTERM)
+        if self._end_ranks(step, time.monotonic() + self.record.grace_s):
+            # All have ended: their guards, which wait for that, leave, and mpirun after them.
+            self._forget_stopping()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(step.pid, signal.SIGTERM)
         end = time.monotonic() + _FAREWELL_S
         while step.poll() is None and time.monotonic() < end:
             signal.sigtimedwait(_WATCHED, _STEP_S)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(step.pid, signal.SIGKILL)
         step.wait()
+        self._forget_stopping()
 
-    def _end_ranks(self, step: Running, end: float) -> None:
-        """Send each rank SIGTERM, once; at the time ``end``, or told to stop again, SIGKILL."""
+    def _forget_stopping(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self.folder.file("stopping"))
+
+    def _end_ranks(self, step: Running, end: float) -> bool:
+        """Return whether all ranks ended, each told by SIGTERM; at ``end`` they are killed.
+
+        Only the rank itself is told: its workers would die before it has saved what they made.
+        """
         told: set[int] = set()
         again = False
         while step.poll() is None:
             ranks = self.folder.ranks()
             left = [rank["pid"] for rank in ranks if "ended" not in rank]
-            over = again or time.monotonic() >= end
-            for pid in left if over else [pid for pid in left if pid not in told]:
+            if again or time.monotonic() >= end:
+                for pid in left:
+                    _kill_group_of(pid)
+                return False
+            for pid in set(left) - told:
                 told.add(pid)
-                _signal_group_of(pid, signal.SIGKILL if over else signal.SIGTERM)
-            if not left or over:
-                return
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGTERM)
+            if not left:
+                return len(ranks) == self.record.world_size
             received = signal.sigtimedwait(_WATCHED, _STEP_S)
             again = received is not None and received.si_signo != signal.SIGCHLD
+        return False
 
-    def _tidy(self, log: Any) -> None:
+    def _tidy(self, log: IO[bytes]) -> None:
         """Remove the source files that the run did not change; what it wrote stays."""
-        from launcher import snapshot  # noqa: PLC0415 - while the ranks start is soon enough
-
         try:
-            snapshot.remove_unchanged(
+            self.remove_unchanged(
                 git_dir=self.record.git_dir,
                 index=self.folder.file("code.index"),
                 worktree=self.folder.file("code"),
@@ -139,8 +175,6 @@ class Supervisor:
         return state
 
     def _commit(self, outcome: dict[str, Any], ended: float) -> None:
-        from launcher import record  # noqa: PLC0415 - the ranks need not wait for it
-
         started = ended - (time.monotonic() - self.started)
         shown = ", ".join(
             f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}"
@@ -151,7 +185,7 @@ class Supervisor:
             f"after {ended - started:.1f} s{': ' if shown else ''}{shown}\n\n{outcome['reason']}"
         )
         try:
-            record.record_outcome(
+            self.record_outcome(
                 self.record.git_dir,
                 self.folder.id,
                 {**outcome, "started": started, "ended": ended},
@@ -174,24 +208,24 @@ def judge(folder: RunFolder, status: int, stopped: RunState | None) -> dict[str,
     failed = dict(ended[0]) if ended else {}
     outcome: dict[str, Any] = {"exit_status": status, "failed": {}, "reason": ""}
     outcome["metrics"] = folder.last_metrics()
-    if stopped is not None:
-        reasons = {
-            RunState.CANCELLED: "cancelled",
-            RunState.TIMED_OUT: "the time limit was reached",
-        }
-        return {**outcome, "state": stopped.value, "reason": reasons[stopped]}
-    if status == 0 and not failed:
-        return {**outcome, "state": RunState.SUCCEEDED.value}
     if failed:
-        name = f"rank-{failed['rank']}.log"
         number = failed.get("signal", 0)
         how = signal_name(number) if number else f"exit status {failed['status']}"
         reason = f"rank {failed['rank']} on {failed['host']} failed first: {how}"
         outcome["exit_status"] = failed.get("status") or 128 + number
+        logs = [f"rank-{failed['rank']}.log"]
     else:
-        name = "launch.log"
-        reason = f"the ranks could not be started or did not end well: exit status {status}"
-    failed["last_lines"] = last_lines(folder.file("logs", name))
+        logs = ["launch.log", "rank-0.log"]
+        reason = "the ranks could not be started or did not end well: " + (
+            f"exit status {status} of launch.sh" if status else "none left a word"
+        )
+    if stopped is not None:
+        reasons = {RunState.CANCELLED: "", RunState.TIMED_OUT: "the time limit was reached"}
+        outcome["exit_status"] = outcome["exit_status"] if failed or not ranks else 0
+        return {**outcome, "state": stopped.value, "reason": reasons[stopped]}
+    if status == 0 and ranks and not failed:
+        return {**outcome, "state": RunState.SUCCEEDED.value}
+    failed["last_lines"] = [line for name in logs for line in last_lines(folder.file("logs", name))]
     return {**outcome, "state": RunState.FAILED.value, "reason": reason, "failed": failed}
 
 
@@ -212,21 +246,36 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def _signal_group_of(pid: int, number: int) -> None:
+def _kill_group_of(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(os.getpgid(pid), number)
+        os.killpg(os.getpgid(pid), signal.SIGKILL)
 
 
 def _sweep() -> None:
-    """Kill every process that the step left behind; as their subreaper we have them all."""
-    while left := process.descendants(os.getpid()):
+    """Kill every process that the step left behind; as their subreaper we have them all.
+
+    Other supervisors stay: a script may have submitted runs of its own.
+    """
+    while left := process.descendants(os.getpid(), but="/launcher/supervise.py"):
         for pid in left:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         time.sleep(0.005)
+
+
+def _told(folder: RunFolder) -> bool:
+    """Return whether a byte comes on standard input before its end; beat meanwhile."""
+    while not select.select([0], [], [], HEARTBEAT_S)[0]:
+        _beat(folder)
+    return bool(os.read(0, 1))
+
+
+def _beat(folder: RunFolder) -> None:
+    with contextlib.suppress(OSError), open(folder.file("heartbeat"), "wb"):
+        pass  # a full disk must not end the training
 
 
 def main() -> int:
@@ -236,7 +285,7 @@ def main() -> int:
     start then overlaps with the recording of the run, and a submit that dies starts nothing.
     """
     folder = RunFolder(sys.argv[1])
-    if "--when-told" in sys.argv and not os.read(0, 1):
+    if "--when-told" in sys.argv and not _told(folder):
         return 0
     try:
         state = Supervisor(folder).run()

@@ -38,6 +38,7 @@ _VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def run(argv: Sequence[str]) -> int:
     """Carry out one command line and return the exit status."""
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:
         return _dispatch(list(argv))
     except LaunchError as error:
@@ -46,12 +47,16 @@ def run(argv: Sequence[str]) -> int:
             say(f"  {error.hint}")
         return error.status
     except KeyboardInterrupt:
+        say("launcher: interrupted")
         return 130
     except BrokenPipeError:
         # The reader, such as head, has seen enough; Python must not complain at its exit.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        say(f"launcher: {error}")
+        return 1
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -61,6 +66,8 @@ def _dispatch(argv: list[str]) -> int:
 
         print(version("training-launcher"))
         return 0
+    if first == "help" and argv[1:] and argv[1] in _VERBS:
+        return _VERBS[argv[1]](["--help"])
     if first in ("--help", "-h", "help"):
         _help()
         return 0
@@ -68,6 +75,11 @@ def _dispatch(argv: list[str]) -> int:
         return _VERBS[first](argv[1:])
     if "=" not in first and not first.startswith(("+", "~", "-")):
         known = ", ".join(_VERBS)
+        if os.path.isfile(first):
+            raise ConfigError(
+                f"{first}: neither a verb nor an override (key=value)",
+                hint=f"Did you mean entry_script={first}? Its arguments: script_params.name=value.",
+            )
         raise ConfigError(
             f"{first}: neither a verb nor an override (key=value)",
             hint=nearest(first, _VERBS) + f"Verbs: {known}.",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import TYPE_CHECKING
 
 from launcher import api
-from launcher.cli.words import exit_status, parser, say, write
+from launcher.cli.words import RUN_HELP, RUNS_DIR_HELP, exit_status, parser, say, write
 from launcher.errors import ConfigError
+from launcher.shell import shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,9 +60,10 @@ def plan(argv: Sequence[str]) -> int:
 def rerun(argv: Sequence[str]) -> int:
     """Submit a recorded run again: its source and its configuration, with overrides on top."""
     options_of = parser("rerun", rerun)
-    options_of.add_argument("run", help="a run's id, a unique prefix of one, or @last")
+    options_of.add_argument("run", help=RUN_HELP)
+    options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
     options, request = _request(argv, options_of)
-    prepared = api.rerun(options.run, request)
+    prepared = api.repeat(options.run, request, options.runs_dir)
     return _follow(prepared.submit(say), detach=prepared.job.detach)
 
 
@@ -69,20 +72,40 @@ def _follow(run: Run, *, detach: bool) -> int:
     from launcher.follow import Tail, follow  # noqa: PLC0415
 
     say(f"launcher: run {run.id}, {run.folder.path}")
+    where = (
+        ""
+        if run.folder.path == api.store().folder(run.id).path
+        else (f" --runs-dir {shell_word(os.path.dirname(run.folder.path))}")
+    )
     if detach:
-        say(f"  launcher logs -f {run.id}   launcher cancel {run.id}")
+        say(f"  launcher logs -f {run.id}{where}   launcher cancel {run.id}{where}")
         print(run.id)
         return 0
     tail = Tail(run.folder, world_size=run.folder.record().world_size)
+    told = 0
     while True:
         try:
-            return _ended(follow(tail, write), run)
+            return _ended(follow(tail, _write_if_read), run, where)
         except KeyboardInterrupt:
-            say("\nlauncher: stopping the run; Ctrl-C again stops it at once")
+            told += 1
+            grace = run.folder.record().grace_s
+            say(
+                f"\nlauncher: SIGTERM is sent, SIGKILL in {grace:g} s; Ctrl-C again kills now"
+                if told == 1
+                else "\nlauncher: killing"
+            )
             run.interrupt()
 
 
-def _ended(status: RunStatus, run: Run) -> int:
+def _write_if_read(data: bytes) -> None:
+    """Write output of ranks; when nobody reads it any more, the run is followed all the same."""
+    try:
+        write(data)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _ended(status: RunStatus, run: Run, where: str) -> int:
     from launcher import show  # noqa: PLC0415
 
     words = [
@@ -94,4 +117,8 @@ def _ended(status: RunStatus, run: Run) -> int:
     say(" ".join(words))
     if status.reason:
         say(f"  {status.reason}")
+    if status.failed:
+        last = [line for line in status.failed.get("last_lines", []) if line.strip()]
+        say(f"  {last[-1][:200]}" if last else "  it printed nothing")
+        say(f"  launcher show {run.id}{where}")
     return exit_status(status.state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from launcher import api
@@ -24,13 +25,14 @@ def list_runs(argv: Sequence[str]) -> int:
 
     options_of = parser("runs", list_runs)
     options_of.add_argument("--json", action="store_true", help="as JSON")
-    options_of.add_argument("-n", type=int, default=0, help="the latest N only")
+    options_of.add_argument("-n", type=int, metavar="N", help="the latest N only")
     options_of.add_argument(
         "--runs-dir", help="where the runs are (default: LAUNCHER_RUNS or ./runs)"
     )
     options = options_of.parse_args(argv)
     store = api.store(options.runs_dir)
-    statuses = observe_all(store)[-options.n :]
+    statuses = observe_all(store)
+    statuses = statuses[-options.n :] if options.n else statuses
     if options.json:
         sys.stdout.write(show.json_text([each.to_json() for each in statuses]))
     elif statuses:
@@ -49,8 +51,7 @@ def show_run(argv: Sequence[str]) -> int:
     folder, options = _one_run(options_of, argv)
     status = Run(folder).status
     if options.json:
-        record = {"record": folder.record().__class__.to_json(folder.record())}
-        sys.stdout.write(show.json_text({**status.to_json(), **record}))
+        sys.stdout.write(show.json_text({**status.to_json(), "record": asdict(folder.record())}))
     else:
         sys.stdout.write(show.status_text(status, folder))
     return 0
@@ -71,7 +72,7 @@ def logs(argv: Sequence[str]) -> int:
     if options.follow:
         follow(tail, write)
     else:
-        write(tail.read(last=True))
+        tail.drain(write)
     return 0
 
 

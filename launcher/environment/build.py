@@ -57,6 +57,7 @@ def ensure(prefix: Prefix, say: Callable[[str], None]) -> Prefix:
             if found:
                 return found
             started = time.monotonic()
+            say(f"environment {recipe.key} is built, once (log: {log})")
             Build(recipe=recipe, log=to, say=say).run()
             _remember(recipe)
             say(f"environment {recipe.key}: done in {time.monotonic() - started:.0f} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from dataclasses import dataclass
@@ -38,8 +39,8 @@ def list_environments() -> tuple[Listed, ...]:
 def remove(key: str) -> Listed:
     """Return the environment that ``key``, or its first digits, names, after removing it.
 
-    What runs in it is not looked for. ConfigError: no environment, or several, have that key.
-    ProvisionError: it is being built.
+    ConfigError: no environment, or several, have that key.
+    ProvisionError: it is being built, or a process of this machine uses it.
     """
     listed = _one(key)
     folder = Path(listed.path)
@@ -50,6 +51,11 @@ def remove(key: str) -> Listed:
             f"{folder.name} is being built (log: {log})", hint="Remove it when that has ended."
         )
 
+    if users := _processes_in(folder):
+        raise ProvisionError(
+            f"{folder.name} is in use by process {', '.join(users)}",
+            hint="Remove it when the run has ended; launcher runs lists those that are RUNNING.",
+        )
     with held(log, refuse):
         # The marker first: from here on nobody finds half an environment.
         (folder / MARKER).unlink(missing_ok=True)
@@ -61,6 +67,16 @@ def remove(key: str) -> Listed:
         except OSError as error:
             raise StoreError(f"{folder} is removed in part only: {error}") from error
     return listed
+
+
+def _processes_in(folder: Path) -> list[str]:
+    """Return the processes of this machine that were started with a program of ``folder``."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"{folder}/".encode() in each.read_bytes():
+                found.append(each.parent.name)
+    return found
 
 
 def _listed(folder: Path) -> Listed | None:

@@ -136,6 +136,39 @@ def _python(project: Project, *words: str) -> str:
     return done.stdout
 
 
+def test_a_script_is_compiled_as_it_stands(project: Project) -> None:
+    project.write("train.py", "def f(x: int): pass\nprint(f.__annotations__['x'] is int)\n")
+    done = project.launch("entry_script=train.py", *PLAIN)
+    assert done.stdout == "True\n", done.stderr
+
+
+def test_setup_lines_may_change_the_folder_and_must_not_end_the_job(project: Project) -> None:
+    project.write("train.py", "print('ran')\n")
+    done = project.launch("entry_script=train.py", *PLAIN, "environment.setup=[cd /tmp]")
+    assert done.stdout == "ran\n", done.stderr
+    done = project.launch("entry_script=train.py", *PLAIN, "environment.setup=[exit 0]")
+    assert done.returncode == 1
+    assert "could not be started" in done.stderr
+
+
+def test_a_run_that_submits_another(project: Project) -> None:
+    project.write(
+        "inner.py", "import os, time\ntime.sleep(2)\nprint('inner', 'RANK' in os.environ)\n"
+    )
+    project.write(
+        "train.py",
+        "import launcher, os\n"
+        "if os.environ['RANK'] == '0':\n"
+        f"    launcher.submit('environment.torch=null', 'runs_dir={project.path}/runs', "
+        "entry_script='inner.py')\n",
+    )
+    words = ("environment.python=" + sys.executable, "environment.provision=current")
+    done = project.launch("entry_script=train.py", *RANKS, *words)
+    assert done.returncode == 0, done.stderr
+    assert project.launch("wait", "@last").stdout.endswith("SUCCEEDED\n")
+    assert log(project.runs[-1]) == "inner False\n"
+
+
 # ------------------------------------------------------------------ stopping
 
 STUBBORN = (
@@ -174,6 +207,26 @@ def test_ctrl_c_gives_ranks_their_grace(project: Project, options: tuple[str, ..
     assert running.returncode == 130, err
     assert state(project.run) == "CANCELLED"
     assert out.count("saved") == ranks
+    assert processes_of(project.run.name) == []
+
+
+def test_workers_are_not_told_to_stop_before_their_rank(project: Project) -> None:
+    project.write(
+        "train.py",
+        "import signal, subprocess, sys, time\n"
+        "worker = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'])\n"
+        "def save(*_):\n"
+        "    time.sleep(0.3); print('worker', worker.poll(), flush=True); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(120)\n",
+    )
+    running = project.start("entry_script=train.py", *PLAIN)
+    until(lambda: _ready(project, 1))
+    os.killpg(running.pid, signal.SIGINT)
+    out, _ = running.communicate(timeout=30)
+    assert "worker None" in out
+    assert events(project.run)[-1]["exit_status"] == 0
     assert processes_of(project.run.name) == []
 
 
@@ -285,6 +338,27 @@ def test_output_is_live_and_labelled(project: Project) -> None:
     assert project.launch("logs", "--rank", "1").stdout == "ready 1\nend without newline"
 
 
+def test_long_output_without_an_end(project: Project) -> None:
+    project.write("train.py", "print('x' * 3_000_000, end='')\n")
+    done = project.launch("entry_script=train.py", *RANKS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("x") == 6_000_000
+
+
+def test_a_reader_that_goes_away_does_not_hide_the_result(project: Project) -> None:
+    project.write(
+        "train.py", "import time\nprint('one')\ntime.sleep(1)\nprint('two')\nraise SystemExit(3)\n"
+    )
+    running = project.start("entry_script=train.py", *PLAIN)
+    assert running.stdout is not None
+    assert running.stdout.readline() == "one\n"
+    running.stdout.close()
+    assert running.wait(timeout=30) == 1
+    assert running.stderr is not None
+    assert "FAILED" in running.stderr.read()
+    running.stderr.close()
+
+
 def test_detached_then_followed(project: Project) -> None:
     project.write("train.py", SAVES)
     done = project.launch("entry_script=train.py", *PLAIN, "detach=true")
@@ -377,6 +451,48 @@ def test_a_run_is_a_commit_and_runs_again_from_it(git_project: Project) -> None:
     assert len(project.runs) == 2
 
 
+def test_a_rerun_names_what_it_repeats(project: Project) -> None:
+    project.write("train.py", "print('ran')\n")
+    assert project.launch("entry_script=train.py", *PLAIN, "script_params.lr=0.1").returncode == 0
+    first = project.run.name
+    assert project.launch("rerun", first, "script_params.lr=0.2").returncode == 0
+    record = json.loads((project.runs[-1] / "run.json").read_text())
+    assert record["rerun_of"] == first
+    assert record["overrides"][-2:] == ["script_params.lr=0.1", "script_params.lr=0.2"]
+    assert f"rerun of    {first}" in project.launch("show").stdout
+    for words in (("source_directory=/tmp",), ("experiment=x",), ("entry_script=gone.py",)):
+        refused = project.launch("rerun", first, *words)
+        assert refused.returncode == 2
+        assert words[0] in refused.stderr
+    assert len(project.runs) == 2
+
+
+def test_an_entry_script_that_git_ignores(git_project: Project) -> None:
+    git_project.write("other.py", "print(1)\n")
+    git_project.write(".gitignore", "other.py\n")
+    done = git_project.launch("entry_script=other.py", *PLAIN)
+    assert done.returncode == 2
+    assert "not in the snapshot" in done.stderr
+    assert git_project.runs == []
+
+
+def test_the_last_run_is_the_last_submitted(project: Project) -> None:
+    project.write("train.py", "print(1)\n")
+    for number in range(4):
+        words = ("entry_script=train.py", *PLAIN, "detach=true", f"name=n{number}")
+        assert project.launch(*words).returncode == 0
+        assert f"(n{number})" in project.launch("show", "@last").stdout
+
+
+def test_a_runs_dir_that_others_use_too(project: Project) -> None:
+    project.write("train.py", "print(1)\n")
+    project.write("runs/May05_tensorboard/events", "")
+    assert project.launch("entry_script=train.py", *PLAIN).returncode == 0
+    assert not (project.path / "runs" / ".gitignore").exists()
+    shown = project.launch("show", "@last")
+    assert "SUCCEEDED" in shown.stdout, shown.stderr
+
+
 def test_a_run_whose_folder_is_gone_runs_again(project: Project) -> None:
     project.write("train.py", "print('still here')\n")
     assert project.launch("entry_script=train.py", *PLAIN).returncode == 0
@@ -412,6 +528,10 @@ def test_a_secret_is_nowhere_but_in_the_script(git_project: Project) -> None:
     everything += [each.read_bytes() for each in project.run.rglob("*") if each.is_file()]
     for secret in (b"open-sesame1", b"silent-sesame"):
         assert not any(secret in each for each in everything)
+    setup = "environment.setup=['echo $HANDED_ON']"
+    noisy = project.launch(*words, setup, HANDED_ON="silent-sesame")
+    assert noisy.returncode == 0
+    assert "silent-sesame" not in noisy.stdout + (project.runs[-1] / "logs/launch.log").read_text()
     missing = project.launch("rerun", "@last")
     assert missing.returncode == 2
     assert "HANDED_ON is not set" in missing.stderr
@@ -453,6 +573,7 @@ def test_metrics_come_from_rank_0_only(project: Project) -> None:
         (("-m", "nodes=1,2"), "-m", "not built yet"),
         (("secrets=[NOT_SET_ANYWHERE]",), "NOT_SET_ANYWHERE", "export"),
         (("runs_dir=/proc/nowhere",), "runs_dir=/proc/nowhere", "LAUNCHER_RUNS"),
+        (("train.py",), "train.py", "entry_script=train.py"),
     ],
 )
 def test_wrong_input_ends_early_and_writes_nothing(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,12 +51,53 @@ def test_group_options(project: Project) -> None:
         ("env.LEVEL=1e3", "1e3"),
         ("env.LEVEL=a b", "a b"),
         ("env.LEVEL=", ""),
+        ("+env.LEVEL=0.10", "0.10"),
+        ("env={LEVEL: true}", "true"),
     ],
 )
 def test_a_variable_is_the_text_that_was_typed(
     project: Project, override: str, expected: str
 ) -> None:
     assert resolved(override).env == {"LEVEL": expected}
+
+
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [
+        ("script_params.v=1.10", "1.10"),
+        ("script_params.v=1e-3", "1e-3"),
+        ("script_params.v=007", "007"),
+        ("script_params.v=1_000", "1_000"),
+        ("script_params.v=1234e56", "1234e56"),
+        ("script_params.v=-0.5", "-0.5"),
+        ("script_params.v=it's", "it's"),
+        ("script_params.v=h\u00e9\u65e5", "h\u00e9\u65e5"),
+        ("script_params.v=a=b (c)", "a=b (c)"),
+        ("script_params.v='x y'", "x y"),
+    ],
+)
+def test_an_argument_is_the_text_that_was_typed(project: Project, override: str, word: str) -> None:
+    assert resolved(override).args == ("--v", word)
+
+
+def test_requirements_need_no_quotes(project: Project) -> None:
+    words = (
+        "environment.torch=torch==2.13.0+cpu",
+        "environment.pip_packages=[numpy>=1.26,six==1.16]",
+    )
+    environment = resolved(*words).environment
+    assert environment.torch == "torch==2.13.0+cpu"
+    assert environment.pip_packages == ("numpy>=1.26", "six==1.16")
+
+
+def test_an_absolute_entry_script_inside_the_source(project: Project) -> None:
+    assert resolved(entry_script=str(project.path / "sub" / "train.py")).entry == ("sub/train.py",)
+
+
+def test_composing_in_threads(project: Project) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        jobs = list(pool.map(lambda n: resolved(f"script_params.n={n}"), range(8)))
+    assert [job.args[1] for job in jobs] == [str(n) for n in range(8)]
 
 
 def test_a_variable_that_is_null_is_left_out(project: Project) -> None:
@@ -119,7 +161,24 @@ def test_a_projects_own_option_replaces_ours(project: Project) -> None:
         (("data.x=3",), "data.x=3", "data.x.path"),
         (("data.x.pth=3",), "data.x", "data.x.path"),
         (("script_params.x=a,b",), "a value with commas is a sweep", "Quote it"),
-        (("script_params.x=[1",), "cannot be read", "Quote"),
+        (("script_params.x=[1",), "cannot be read", "between quotes"),
+        (("compute.hosts=[a]",), "compute.hosts", "belongs to compute=ssh"),
+        (("dist.mca.btl=tcp",), "dist.mca", "belongs to dist=mpi"),
+        (("script_param.lr=1",), "script_param.lr", "Did you mean 'script_params'"),
+        (("lr=0.1",), "lr: there is no such key", "script_params.lr"),
+        (("+epochs=5",), "epochs: there is no such key", "script_params.epochs"),
+        (("hydra.job.name=x",), "hydra.job.name", ""),
+        (("~nodes",), "~nodes", ""),
+        (("compute=null",), "compute=null", "local, slurm, ssh"),
+        (("secrets=HF_TOKEN",), "secrets=HF_TOKEN: a list is wanted", "secrets=[HF_TOKEN"),
+        (("script_params=3",), "script_params=3: a mapping is wanted", "script_params.name"),
+        (("data.x=/tmp", "script_params.d=${data:x}"), "data.x=/tmp", "data.x.path="),
+        (("entry_script=-m",), "entry_script=-m", "-m package.module"),
+        (("entry_script=",), "entry_script=", ""),
+        (("runs_dir=.",), "runs_dir=.", "runs"),
+        (("runs_dir=",), "runs_dir=", "runs"),
+        (("compute.cpus_per_proc=0",), "compute.cpus_per_proc=0", ""),
+        (("script_params.x=[{a: 1}]",), "script_params.x", "plain values"),
         (("script_params.x=${nothing}",), "nothing", "interpolation"),
         (("script_params.d=${data:digits}",), "no data entry 'digits'", "data.digits.path"),
         (("entry_script=/etc/passwd",), "entry_script=/etc/passwd", "source_directory"),
@@ -171,6 +230,9 @@ def test_secrets_stay_out_of_the_job(project: Project) -> None:
     assert job.env == {"PLAIN": "seen"}
     assert "sesame" not in repr(job)
     assert "env.MY_API_KEY=***" in job.overrides
+    twice = ("env.MY_API_KEY=sesame", "env.MY_API_KEY=null")
+    assert "sesame" not in repr(resolved(*twice))
+    assert "sesame" not in repr(resolved("env={MY_API_KEY: sesame, A: b}"))
 
 
 @pytest.mark.parametrize(
@@ -184,6 +246,8 @@ def test_secrets_stay_out_of_the_job(project: Project) -> None:
         ("TOKENIZERS_PARALLELISM", False),
         ("KEYBOARD", False),
         ("SORT_KEY", False),
+        ("PGPASSWORD", True),
+        ("MAX_TOKENS", False),
     ],
 )
 def test_what_looks_like_a_secret(project: Project, name: str, secret: bool) -> None:
@@ -192,11 +256,21 @@ def test_what_looks_like_a_secret(project: Project, name: str, secret: bool) -> 
 
 
 @pytest.mark.parametrize(
-    "override", ["script_params.key=${env.MY_TOKEN}", "env.OTHER=x-${env.MY_TOKEN}"]
+    "override",
+    [
+        "script_params.key=${env.MY_TOKEN}",
+        "env.OTHER=x-${env.MY_TOKEN}",
+        "script_params.key=handed-on",
+        "script_params.key=${oc.env:HANDED_ON}",
+        "script_params.pin=12345678",
+    ],
 )
-def test_a_secret_is_never_carried_elsewhere(project: Project, override: str) -> None:
+def test_a_secret_is_never_carried_elsewhere(
+    project: Project, override: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HANDED_ON", "handed-on")
     with pytest.raises(ConfigError, match="holds the value of the secret") as caught:
-        resolved("env.MY_TOKEN=sesame", override)
+        resolved("env.MY_TOKEN=sesame", "secrets=[HANDED_ON,PIN]", "env.PIN=12345678", override)
     assert "sesame" not in str(caught.value)
 
 
