@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from launcher.app import Request
+    from launcher.git import Place
     from launcher.job import Facts, JobSpec, LaunchPlan
     from launcher.record import RecordedRun
     from launcher.snapshot import Snapshot
@@ -29,7 +30,7 @@ class Prepared:
     facts: Facts
     plan: LaunchPlan
     secrets: dict[str, str]  # values that the configuration holds; never printed, never written
-    source: Snapshot | None = None  # a recorded one; None: the source directory as it is
+    source: Place | Snapshot  # where the source lies, or a recorded one
 
     def submit(self, say: Callable[[str], None]) -> Run:
         """Carry the plan out and return its run."""
@@ -58,16 +59,17 @@ def prepare(
 
     from launcher import app, config  # noqa: PLC0415 - Hydra is imported to submit, not to list
     from launcher.plan import check, plan  # noqa: PLC0415
-    from launcher.probe import probe  # noqa: PLC0415
+    from launcher.probe import probe, source_of  # noqa: PLC0415
 
     job, secrets = config.resolve(app.compose(request), request.overrides)
     if rerun_of is not None:
         earlier = tuple(yaml.safe_load(rerun_of.files["overrides.yaml"]) or ())
         job = replace(job, rerun_of=rerun_of.run_id, overrides=(*earlier, *job.overrides))
     check(job)
-    facts = probe(job, source)
+    place = source or source_of(job)
+    facts = probe(job, place)
     planned = plan(job, facts, new_run_id())
-    return Prepared(job=job, facts=facts, plan=planned, secrets=secrets, source=source)
+    return Prepared(job=job, facts=facts, plan=planned, secrets=secrets, source=place)
 
 
 def submit(*overrides: str, config_dir: str | None = None, **values: Any) -> Run:

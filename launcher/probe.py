@@ -15,22 +15,22 @@ from launcher.job import Facts
 from launcher.observe import this_process
 
 if TYPE_CHECKING:
+    from launcher.git import Place
     from launcher.job import JobSpec
     from launcher.snapshot import Snapshot
 
 
-def probe(job: JobSpec, recorded: Snapshot | None = None) -> Facts:
+def source_of(job: JobSpec) -> Place:
+    """Return where the source directory lies; ConfigError when it, or the script, is not there."""
+    _check_source(job)
+    return git.find(job.source_directory)
+
+
+def probe(job: JobSpec, source: Place | Snapshot) -> Facts:
     """Return what this machine has that ``job`` needs to be planned. Nothing is written.
 
-    ConfigError when something that the job names is not there. ``recorded``: the source
-    that is used in place of the source directory.
+    ConfigError when something that the job names is not there.
     """
-    if recorded is None:
-        _check_source(job)
-        found = git.find(job.source_directory)
-        git_dir, prefix = found.git_dir, found.prefix
-    else:
-        git_dir, prefix = recorded.git_dir, recorded.prefix
     _check_data(job)
     version, plugins = _slurm() if job.compute.kind == "slurm" else ("", ())
     return Facts(
@@ -40,8 +40,8 @@ def probe(job: JobSpec, recorded: Snapshot | None = None) -> Facts:
         cpus=len(os.sched_getaffinity(0)),
         python=sys.executable,
         package_root=str(Path(__file__).parent.parent),
-        git_dir=git_dir,
-        source_prefix=prefix,
+        git_dir=source.git_dir,
+        source_prefix=source.prefix,
         prefix=locate(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi"),
         slurm_version=version,
         slurm_mpi=plugins,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from launcher import process
-from launcher.errors import StoreError, SubmitError
+from launcher.errors import ConfigError, StoreError, SubmitError
 from launcher.git import failure, git
 
 if TYPE_CHECKING:
@@ -34,12 +34,16 @@ _OUTCOME = "outcome.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecordInput:
-    """One run to be recorded. ``files``: a path below ``.launcher`` -> its text."""
+    """One run to be recorded. ``files``: a path below ``.launcher`` -> its text.
+
+    ``entry``: a file that the snapshot must hold, as a path from its root; '' for none.
+    """
 
     run_id: str
     snapshot: Snapshot
     message: str
     files: Mapping[str, str] = field(default_factory=dict)
+    entry: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +81,7 @@ def commit_runs(git_dir: str, runs: Sequence[RunRecordInput]) -> list[str]:
     for run in runs:
         if run.snapshot.git_dir != git_dir:
             raise SubmitError(f"the code of run {run.run_id} is not in {git_dir}")
-    taken = [ref for ref, count in Counter(refs).items() if count > 1]
-    for ref, (_, there, _) in zip(refs, _objects(git_dir, refs, SubmitError), strict=True):
-        taken += [ref] if there else []
-    if taken:
-        hint = "Nothing was recorded. Submit again: each submission gets an id of its own."
-        raise SubmitError(f"the run id {taken[0].removeprefix(_REFS)} is taken", hint=hint)
+    _check(git_dir, refs, runs)
     author, committer = _identities(git_dir)
     stream: list[str] = []
     for mark, (ref, run) in enumerate(zip(refs, runs, strict=True), 1):
@@ -97,6 +96,25 @@ def commit_runs(git_dir: str, runs: Sequence[RunRecordInput]) -> list[str]:
     if done.status:
         raise failure(done, f"cannot record the run in {git_dir}")
     return done.stdout.split()
+
+
+def _check(git_dir: str, refs: Sequence[str], runs: Sequence[RunRecordInput]) -> None:
+    """Refuse ids that are taken, and entry scripts that a snapshot does not hold."""
+    entries = [run for run in runs if run.entry]
+    names = [*refs, *(f"{run.snapshot.tree}:{run.entry}" for run in entries)]
+    kinds = [kind for kind, _, _ in _objects(git_dir, names, SubmitError)]
+    taken = [ref for ref, count in Counter(refs).items() if count > 1]
+    taken += [ref for ref, kind in zip(refs, kinds, strict=False) if kind != "missing"]
+    if taken:
+        hint = "Nothing was recorded. Submit again: each submission gets an id of its own."
+        raise SubmitError(f"the run id {taken[0].removeprefix(_REFS)} is taken", hint=hint)
+    for run, kind in zip(entries, kinds[len(refs) :], strict=True):
+        if kind != "blob":
+            raise ConfigError(
+                f"entry_script={run.entry}: it is not in the snapshot of the source",
+                hint="A line in .gitignore or .launcherignore leaves it out, or the recorded run "
+                "had none.",
+            )
 
 
 def record_outcome(
@@ -171,12 +189,6 @@ def find(git_dir: str, id_or_prefix: str) -> list[str]:
         raise failure(done, f"cannot read {git_dir}", StoreError)
     ids = [ref.removeprefix(_REFS) for ref in done.stdout.split()]
     return [id_or_prefix] if id_or_prefix in ids else [i for i in ids if i.startswith(id_or_prefix)]
-
-
-def has_file(snapshot: Snapshot, path: str) -> bool:
-    """Return whether ``path``, from the root, is a file of ``snapshot``."""
-    ((kind, _, _),) = _objects(snapshot.git_dir, [f"{snapshot.tree}:{path}"])
-    return kind == "blob"
 
 
 def log_command(git_dir: str, run_id: str) -> tuple[str, ...]:

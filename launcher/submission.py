@@ -21,6 +21,7 @@ import yaml
 from launcher import process, record, show, snapshot
 from launcher.environment import build
 from launcher.errors import ConfigError, LaunchError, PlanError, SubmitError
+from launcher.git import Place
 from launcher.job import RunRecord, RunState
 from launcher.observe import this_process
 from launcher.store import RunFolder, Store, last_lines, write_atomically
@@ -48,12 +49,12 @@ def submit(
     *,
     secrets: dict[str, str],
     say: Callable[[str], None],
-    source: Snapshot | None = None,
+    source: Place | Snapshot,
 ) -> RunFolder:
     """Return the folder of the run that ``plan`` describes, started.
 
     ``secrets``: values given in the configuration; others come from our environment. ``source``:
-    a recorded one, in place of the source directory. LaunchError: nothing is left of the attempt.
+    where the source lies, or a recorded snapshot. LaunchError: nothing is left of the attempt.
     """
     if job.compute.kind not in _BUILT:
         raise PlanError(
@@ -69,8 +70,7 @@ def submit(
         write_atomically(folder.file("run.json"), run.to_json())
         supervisor = _start(folder, plan, handed_on)
         _write(folder, plan)
-        taken = source or snapshot.take(job.source_directory)
-        _check_entry(job, taken)
+        taken = snapshot.take(source) if isinstance(source, Place) else source
         lock = build.lock_text(_environment(facts.prefix, say))
         run = replace(run, commit=_commit(run, job, plan, taken, lock))
         write_atomically(folder.file("run.json"), run.to_json())
@@ -101,17 +101,6 @@ def _secret_values(job: JobSpec, given: dict[str, str]) -> dict[str, str]:
                 hint=f"export {name}=..., or take it out of secrets (and env).",
             )
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _check_entry(job: JobSpec, source: Snapshot) -> None:
-    """Refuse an entry script that is not in the snapshot: a run of it could only fail."""
-    path = "/".join(filter(None, (source.prefix, job.entry[0])))
-    if job.entry[0] == "-m" or record.has_file(source, path):
-        return
-    raise ConfigError(
-        f"entry_script={job.entry[0]}: it is not in the snapshot of the source",
-        hint="A line in .gitignore or .launcherignore leaves it out, or the recorded run had none.",
-    )
 
 
 def _record(job: JobSpec, facts: Facts, plan: LaunchPlan) -> RunRecord:
@@ -146,8 +135,11 @@ def _commit(run: RunRecord, job: JobSpec, plan: LaunchPlan, source: Snapshot, lo
         "plan.json": json.dumps(plan.to_json(), indent=1) + "\n",
         "environment.lock": lock,
     }
+    entry = "" if job.entry[0] == "-m" else f"{source.prefix}/{job.entry[0]}".lstrip("/")
     return record.commit_run(
-        record.RunRecordInput(run_id=run.id, snapshot=source, message=message(run), files=files)
+        record.RunRecordInput(
+            run_id=run.id, snapshot=source, message=message(run), files=files, entry=entry
+        )
     )
 
 
