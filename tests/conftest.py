@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -32,6 +33,10 @@ def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
         assert text == path.read_text("utf-8")
 
     return compare
+
+
+def _first_line(path: Path) -> str:
+    return path.read_text("utf-8").partition("\n")[0]
 
 
 @dataclass(frozen=True)
@@ -74,8 +79,9 @@ class Project:
 
     @property
     def runs(self) -> list[Path]:
-        folder = self.path / "runs"
-        return sorted(each for each in folder.glob("*") if each.is_dir()) if folder.exists() else []
+        """The folders of runs that are recorded or on their way, in the order of their submits."""
+        found = [each.parent for each in self.path.glob("runs/*/events.jsonl")]
+        return sorted(found, key=lambda run: json.loads(_first_line(run / "events.jsonl"))["time"])
 
     @property
     def run(self) -> Path:

@@ -51,12 +51,12 @@ def remove(key: str) -> Listed:
             f"{folder.name} is being built (log: {log})", hint="Remove it when that has ended."
         )
 
-    if users := _processes_in(folder):
-        raise ProvisionError(
-            f"{folder.name} is in use by process {', '.join(users)}",
-            hint="Remove it when the run has ended; launcher runs lists those that are RUNNING.",
-        )
     with held(log, refuse):
+        if users := _processes_in(folder):
+            raise ProvisionError(
+                f"{folder.name} is in use by process {', '.join(users)}",
+                hint="Remove it when that run has ended; launcher runs shows which.",
+            )
         # The marker first: from here on nobody finds half an environment.
         (folder / MARKER).unlink(missing_ok=True)
         try:
