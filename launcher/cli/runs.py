@@ -78,29 +78,28 @@ def logs(argv: Sequence[str]) -> int:
 
 def wait(argv: Sequence[str]) -> int:
     """Wait until runs have ended; the exit status is that of the worst."""
-    options_of = parser("wait", wait)
-    options_of.add_argument("run", nargs="+", help=RUN_HELP)
-    options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
-    options = options_of.parse_args(argv)
-    folders = [api.store(options.runs_dir).find(each) for each in options.run]
     worst = 0
-    for folder in folders:
-        state = Run(folder).wait()
-        print(f"{folder.id} {state.value}", flush=True)
+    for run in _some_runs(parser("wait", wait), argv):
+        state = run.wait()
+        print(f"{run.id} {state.value}", flush=True)
         worst = max(worst, exit_status(state))
     return worst
 
 
 def cancel(argv: Sequence[str]) -> int:
     """End runs, ranks included."""
-    options_of = parser("cancel", cancel)
+    for run in _some_runs(parser("cancel", cancel), argv):
+        print(f"{run.id} {run.cancel().value}", flush=True)
+    return 0
+
+
+def _some_runs(options_of: argparse.ArgumentParser, argv: Sequence[str]) -> list[Run]:
+    """Return the runs that are named; all of them are found before anything is done."""
     options_of.add_argument("run", nargs="+", help=RUN_HELP)
     options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
     options = options_of.parse_args(argv)
-    folders = [api.store(options.runs_dir).find(each) for each in options.run]
-    for folder in folders:
-        print(f"{folder.id} {Run(folder).cancel().value}", flush=True)
-    return 0
+    store = api.store(options.runs_dir)
+    return [Run(store.find(each)) for each in options.run]
 
 
 def _one_run(

@@ -57,7 +57,6 @@ def ensure(prefix: Prefix, say: Callable[[str], None]) -> Prefix:
             if found:
                 return found
             started = time.monotonic()
-            say(f"environment {recipe.key} is built, once (log: {log})")
             Build(recipe=recipe, log=to, say=say).run()
             _remember(recipe)
             say(f"environment {recipe.key}: done in {time.monotonic() - started:.0f} s")
@@ -105,6 +104,7 @@ class Build:
         self._clear()  # what a killed build left
         if recipe.needs_horovod and not wheel.is_likely(recipe):
             wheel.check(recipe)
+        self.say(f"environment {recipe.key} is built, once (log: {recipe.log})")
         planned = steps(recipe)
         try:
             for step in planned:
