@@ -10,11 +10,33 @@ python3 - <<'P' 2>/dev/null || need+=(python3-dev)
 import os, sys, sysconfig
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))
 P
+if [[ "${EXTRAS:-}" == *test* ]]; then # and the Slurm cluster of tests/cluster
+  for package in slurmctld slurmd slurm-client slurmdbd munge libpmix-dev mariadb-server iproute2; do
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || need+=("$package")
+  done
+fi
 if [ ${#need[@]} -gt 0 ]; then
   as_root=()
   [ "$(id -u)" = 0 ] || as_root=(sudo)
-  "${as_root[@]}" apt-get update -q
-  DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -q --no-install-recommends "${need[@]}"
+  "${as_root[@]}" bash -s -- "${need[@]}" <<'AS_ROOT'
+set -euo pipefail
+policy=/usr/sbin/policy-rc.d # no daemon starts by being installed: the tests start their own
+if [ ! -e "$policy" ]; then
+  trap 'rm -f "$policy"' EXIT
+  printf '#!/bin/sh\nexit 101\n' >"$policy"
+  chmod 755 "$policy"
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+apt-get install -y -q --no-install-recommends "$@" </dev/null
+for package in "$@"; do # nor with the machine
+  case $package in
+    slurmctld | slurmd | slurmdbd | munge | mariadb-server) ;;
+    *) continue ;;
+  esac
+  ! command -v systemctl >/dev/null || systemctl disable -q "${package%-server}" || true
+done
+AS_ROOT
 fi
 [ -x .venv/bin/python ] || python3 -m venv .venv
 .venv/bin/python -m pip install -q -e ".${EXTRAS:-}"
