@@ -63,6 +63,11 @@ def check(job: JobSpec) -> None:
     """Raise PlanError when so many ranks cannot be had there, or not be started this way."""
     job.dist.check(job.resources)
     job.compute.check(job.resources)
+    if job.dist.horovod and not job.environment.horovod:
+        raise PlanError(
+            "environment.horovod=null: this dist initialises Horovod",
+            hint="Add dist.horovod=false to start the ranks without it.",
+        )
 
 
 def ranks(job: JobSpec) -> str:

@@ -211,7 +211,8 @@ def judge(folder: RunFolder, status: int, stopped: RunState | None) -> dict[str,
     if failed:
         number = failed.get("signal", 0)
         how = signal_name(number) if number else f"exit status {failed['status']}"
-        reason = f"rank {failed['rank']} on {failed['host']} failed first: {how}"
+        which = f"rank {failed['rank']} on {failed['host']} failed first"
+        reason = f"{which if ranks[1:] else 'the script failed'}: {how}"
         outcome["exit_status"] = failed.get("status") or 128 + number
         logs = [f"rank-{failed['rank']}.log"]
     else:

@@ -34,7 +34,7 @@ def _request(
 
 def submit(argv: Sequence[str]) -> int:
     """Submit the job that the overrides describe, and follow it."""
-    options_of = parser("submit", submit)
+    options_of = parser("", submit)
     options_of.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
     options, request = _request(argv, options_of)
     if options.multirun:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from launcher.errors import ConfigError
 from launcher.job import RunState
 
 if TYPE_CHECKING:
@@ -26,10 +27,18 @@ def write(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are told like all others, with the next step."""
+
+    def error(self, message: str) -> NoReturn:
+        hint = f"{self.prog} --help shows its options. Arguments of your script are overrides: "
+        raise ConfigError(f"{self.prog}: {message}", hint=f"{hint}script_params.lr=0.1")
+
+
 def parser(verb: str, function: Callable[..., Any]) -> argparse.ArgumentParser:
     """Return the parser of a verb, which its function's docstring describes."""
-    return argparse.ArgumentParser(
-        prog=f"launcher {verb}", description=function.__doc__, allow_abbrev=False
+    return _Parser(
+        prog=f"launcher {verb}".strip(), description=function.__doc__, allow_abbrev=False
     )
 
 

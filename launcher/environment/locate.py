@@ -119,7 +119,7 @@ def _planned(recipe: Recipe) -> Prefix:
     if recipe.needs_horovod and "torch" not in [name(each) for each in named if each]:
         raise ConfigError(
             "environment.torch is null, and Horovod is built against torch",
-            hint="Set environment.torch, or environment.horovod=null.",
+            hint="Set environment.torch, or start the ranks without it: dist.horovod=false.",
         )
     lacks = () if not recipe.needs_horovod or wheel.is_likely(recipe) else wheel.lacks(recipe)
     return replace(

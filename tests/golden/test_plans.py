@@ -116,6 +116,7 @@ def test_plan(
         (("procs_per_node=3",), "procs_per_node=3", "dist=mpi"),
         (("nodes=2", "dist=mpi"), "nodes=2", "procs_per_node=2"),
         (("compute=ssh",), "compute.hosts", "compute.hosts=[hosta,hostb]"),
+        (("dist=mpi", "environment.horovod=null"), "environment.horovod", "dist.horovod=false"),
     ],
 )
 def test_what_cannot_be_expressed(

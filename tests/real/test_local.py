@@ -571,6 +571,7 @@ def test_metrics_come_from_rank_0_only(project: Project) -> None:
         (("compute=slurm",), "compute=slurm", "not built yet"),
         (("rnus",), "rnus", "Did you mean 'runs'"),
         (("-m", "nodes=1,2"), "-m", "not built yet"),
+        (("--lr", "0.1"), "unrecognized arguments: --lr", "script_params.lr=0.1"),
         (("secrets=[NOT_SET_ANYWHERE]",), "NOT_SET_ANYWHERE", "export"),
         (("runs_dir=/proc/nowhere",), "runs_dir=/proc/nowhere", "LAUNCHER_RUNS"),
         (("train.py",), "train.py", "entry_script=train.py"),
@@ -580,7 +581,7 @@ def test_wrong_input_ends_early_and_writes_nothing(
     project: Project, words: tuple[str, ...], message: str, hint: str
 ) -> None:
     project.write("train.py", "print(1)\n")
-    first = () if "=" not in words[0] and words[0] != "-m" else ("entry_script=train.py", *PLAIN)
+    first = () if "=" not in words[0] and words[0][0] != "-" else ("entry_script=train.py", *PLAIN)
     done = project.launch(*(words if not first else (*first, *words)))
     assert done.returncode == (1 if "runs_dir" in words[0] else 2), done.stderr
     assert message in done.stderr
