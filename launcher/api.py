@@ -109,7 +109,15 @@ def repeat(text: str, request: Request, runs_dir: str | None = None) -> Prepared
         dirty=False,
     )
     config = yaml.safe_load(recorded.files["config.yaml"])
-    return prepare(replace(request, recorded=config), source, recorded)
+    prepared = prepare(replace(request, recorded=config), source, recorded)
+    for name, entry in config["data"].items():
+        # ${data:name} was recorded as the path that it was then.
+        if prepared.job.data.get(name) != entry["path"] and entry["path"] in prepared.job.args:
+            raise ConfigError(
+                f"data.{name}.path: a recorded argument is still {entry['path']}",
+                hint="Override that parameter of script_params too: the record holds its value.",
+            )
+    return prepared
 
 
 def _recorded(text: str, runs_dir: str | None) -> RecordedRun:

@@ -92,6 +92,7 @@ class Facts:
     git_dir: str  # the repository that holds the snapshot
     source_prefix: str  # path of the source directory below that repository's root
     prefix: Prefix  # the interpreter, mpirun and libraries that the job will use
+    gpus: int = 0  # NVIDIA's, as devices of this machine
     slurm_version: str = ""
     slurm_mpi: tuple[str, ...] = ()  # what `srun --mpi=list` names
 

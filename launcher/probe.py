@@ -38,6 +38,7 @@ def probe(job: JobSpec, source: Place | Snapshot) -> Facts:
         uid=os.getuid(),
         host=this_process()["host"],
         cpus=len(os.sched_getaffinity(0)),
+        gpus=len(list(Path("/dev").glob("nvidia[0-9]*"))),
         python=sys.executable,
         package_root=str(Path(__file__).parent.parent),
         git_dir=source.git_dir,

@@ -29,7 +29,6 @@ from launcher.store import RunFolder, Store, last_lines, write_atomically
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from launcher.environment.locate import Prefix
     from launcher.job import Facts, JobSpec, LaunchPlan
     from launcher.process import Running
     from launcher.snapshot import Snapshot
@@ -71,7 +70,8 @@ def submit(
         supervisor = _start(folder, plan, handed_on)
         _write(folder, plan)
         taken = snapshot.take(source) if isinstance(source, Place) else source
-        lock = build.lock_text(_environment(facts.prefix, say))
+        _warn(job, facts, say)
+        lock = build.lock_text(build.ensure(facts.prefix, say))
         run = replace(run, commit=_commit(run, job, plan, taken, lock))
         write_atomically(folder.file("run.json"), run.to_json())
         write_atomically(folder.file("environment.lock"), lock)
@@ -160,11 +160,17 @@ def message(run: RunRecord) -> str:
     )
 
 
-def _environment(prefix: Prefix, say: Callable[[str], None]) -> Prefix:
+def _warn(job: JobSpec, facts: Facts, say: Callable[[str], None]) -> None:
+    """Say what may be meant, but seldom is."""
+    prefix, ranks = facts.prefix, job.resources.procs_per_node
     if prefix.kind == "current" and prefix.missing:
         lacks = ", ".join(prefix.missing)
         say(f"launcher: warning: {prefix.python} is used as it is, without {lacks}")
-    return build.ensure(prefix, say)
+    if job.compute.kind == "local" and ranks > facts.cpus:
+        say(f"launcher: warning: {ranks} ranks share {facts.cpus} cores")
+    if job.compute.kind == "local" and ranks * job.resources.gpus_per_proc > facts.gpus:
+        wanted = ranks * job.resources.gpus_per_proc
+        say(f"launcher: warning: {wanted} GPUs are asked for, {facts.gpus} are on this machine")
 
 
 def _start(folder: RunFolder, plan: LaunchPlan, secrets: dict[str, str]) -> Running:

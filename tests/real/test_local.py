@@ -467,6 +467,30 @@ def test_a_rerun_names_what_it_repeats(project: Project) -> None:
     assert len(project.runs) == 2
 
 
+def test_a_rerun_with_other_data(project: Project) -> None:
+    project.write("train.py", "import sys\nprint(sys.argv[1:])\n")
+    project.write("one/x", "")
+    project.write("two/x", "")
+    words = ("data.d.path=one", "script_params.root='${data:d}'")
+    assert project.launch("entry_script=train.py", *PLAIN, *words).returncode == 0
+    refused = project.launch("rerun", "@last", "data.d.path=two")
+    assert refused.returncode == 2
+    assert f"still {project.path}/one" in refused.stderr
+    both = ("data.d.path=two", "script_params.root='${data:d}'")
+    again = project.launch("rerun", "@last", *both)
+    assert again.stdout == f"['--root', '{project.path}/two']\n", again.stderr
+
+
+def test_more_ranks_and_gpus_than_there_are(project: Project) -> None:
+    project.write("train.py", "print('ran')\n")
+    many = len(os.sched_getaffinity(0)) + 1
+    words = (*RANKS[:-1], f"procs_per_node={many}", "environment.gpus_per_proc=9")
+    done = project.launch("entry_script=train.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert f"{many} ranks share {many - 1} cores" in done.stderr
+    assert f"{9 * many} GPUs are asked for" in done.stderr
+
+
 def test_an_entry_script_that_git_ignores(git_project: Project) -> None:
     git_project.write("other.py", "print(1)\n")
     git_project.write(".gitignore", "other.py\n")
