@@ -85,8 +85,8 @@ def submit(
 def _undo(folder: RunFolder, git_dir: str, supervisor: Running | None) -> None:
     """Leave nothing of a submit that failed half way."""
     if supervisor is not None:
-        supervisor.kill()
-        supervisor.wait()
+        with supervisor:  # closes our end of its pipe, and waits
+            supervisor.kill()
     with contextlib.suppress(LaunchError):
         record.forget(git_dir, folder.id)
     shutil.rmtree(folder.path, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import launcher
 from tests.real.conftest import PLAIN, RANKS, events, log, processes_of, state, until
 
 if TYPE_CHECKING:
@@ -497,6 +499,9 @@ def test_an_entry_script_that_git_ignores(git_project: Project) -> None:
     done = git_project.launch("entry_script=other.py", *PLAIN)
     assert done.returncode == 2
     assert "not in the snapshot" in done.stderr
+    with pytest.raises(launcher.LaunchError, match="not in the snapshot"):
+        launcher.submit(*PLAIN, entry_script="other.py")
+    gc.collect()  # whatever the attempt left open would warn now
     assert git_project.runs == []
 
 
