@@ -47,29 +47,24 @@ class Prepared:
         return Run(folder)
 
 
-def prepare(
-    request: Request, source: Snapshot | None = None, rerun_of: RecordedRun | None = None
-) -> Prepared:
+def prepare(request: Request, rerun_of: RecordedRun | None = None) -> Prepared:
     """Return what submitting ``request`` would do; raise ConfigError or PlanError; write nothing.
 
-    ``source``: a recorded one, to be used in place of the source directory. ``rerun_of``: the run
-    that it comes from.
+    ``rerun_of``: a recorded run, whose source is used in place of the source directory.
     """
-    import yaml  # noqa: PLC0415
-
     from launcher import app, config  # noqa: PLC0415 - Hydra is imported to submit, not to list
     from launcher.plan import check, plan  # noqa: PLC0415
     from launcher.probe import probe, source_of  # noqa: PLC0415
 
     job, secrets = config.resolve(app.compose(request), request.overrides)
     if rerun_of is not None:
-        earlier = tuple(yaml.safe_load(rerun_of.files["overrides.yaml"]) or ())
+        earlier = tuple(_yaml(rerun_of, "overrides.yaml") or ())
         job = replace(job, rerun_of=rerun_of.run_id, overrides=(*earlier, *job.overrides))
     check(job)
-    place = source or source_of(job)
-    facts = probe(job, place)
+    source = source_of(job) if rerun_of is None else _recorded_source(rerun_of)
+    facts = probe(job, source)
     planned = plan(job, facts, new_run_id())
-    return Prepared(job=job, facts=facts, plan=planned, secrets=secrets, source=place)
+    return Prepared(job=job, facts=facts, plan=planned, secrets=secrets, source=source)
 
 
 def submit(*overrides: str, config_dir: str | None = None, **values: Any) -> Run:
@@ -82,7 +77,7 @@ def submit(*overrides: str, config_dir: str | None = None, **values: Any) -> Run
     from launcher.app import Request  # noqa: PLC0415
 
     request = Request(overrides=overrides, values=values, config_dir=config_dir)
-    return prepare(request).submit(lambda line: print(line, file=sys.stderr))
+    return prepare(request).submit(_say)
 
 
 def repeat(text: str, request: Request, runs_dir: str | None = None) -> Prepared:
@@ -90,26 +85,14 @@ def repeat(text: str, request: Request, runs_dir: str | None = None) -> Prepared
 
     ``text`` is an id, a unique prefix of one, or @last. StoreError when there is no such run.
     """
-    import yaml  # noqa: PLC0415
-
-    from launcher.snapshot import Snapshot  # noqa: PLC0415
-
     for word in request.overrides:
         if word.startswith("source_directory="):
             raise ConfigError(
                 f"{word}: a rerun has the recorded source", hint="Submit anew to run another one."
             )
     recorded = _recorded(text, runs_dir)
-    source = Snapshot(
-        git_dir=recorded.git_dir,
-        tree=recorded.tree,
-        prefix=json.loads(recorded.files["run.json"])["prefix"],
-        head=recorded.head,
-        branch="",
-        dirty=False,
-    )
-    config = yaml.safe_load(recorded.files["config.yaml"])
-    prepared = prepare(replace(request, recorded=config), source, recorded)
+    config = _yaml(recorded, "config.yaml")
+    prepared = prepare(replace(request, recorded=config), recorded)
     for name, entry in config["data"].items():
         # ${data:name} was recorded as the path that it was then.
         if prepared.job.data.get(name) != entry["path"] and entry["path"] in prepared.job.args:
@@ -118,6 +101,25 @@ def repeat(text: str, request: Request, runs_dir: str | None = None) -> Prepared
                 hint="Override that parameter of script_params too: the record holds its value.",
             )
     return prepared
+
+
+def _recorded_source(recorded: RecordedRun) -> Snapshot:
+    from launcher.snapshot import Snapshot  # noqa: PLC0415
+
+    return Snapshot(
+        git_dir=recorded.git_dir,
+        tree=recorded.tree,
+        prefix=json.loads(recorded.files["run.json"])["prefix"],
+        head=recorded.head,
+        branch="",
+        dirty=False,
+    )
+
+
+def _yaml(recorded: RecordedRun, name: str) -> Any:
+    import yaml  # noqa: PLC0415
+
+    return yaml.safe_load(recorded.files[name])
 
 
 def _recorded(text: str, runs_dir: str | None) -> RecordedRun:
@@ -144,7 +146,11 @@ def rerun(run: str, *overrides: str, runs_dir: str | None = None, **values: Any)
     from launcher.app import Request  # noqa: PLC0415
 
     request = Request(overrides=overrides, values=values)
-    return repeat(run, request, runs_dir).submit(lambda line: print(line, file=sys.stderr))
+    return repeat(run, request, runs_dir).submit(_say)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def store(runs_dir: str | None = None) -> Store:

@@ -63,10 +63,8 @@ def compose(request: Request) -> DictConfig:
 def _check(word: str, request: Request) -> None:
     """Refuse what Hydra would take, and we would then ignore or trip over."""
     mark, key, value = overrides.parts(word)
-    if (mark == "~" and not overrides.is_free(key.partition("@")[0])) or key in overrides.FREE:
-        if mark == "~":
-            raise ConfigError(f"{word}: this key cannot be taken away")
-        return
+    if mark == "~" and (not overrides.is_free(key) or key in overrides.FREE):
+        raise ConfigError(f"{word}: this key cannot be taken away")
     if key in overrides.GROUPS and value in ("", "null"):
         raise ConfigError(f"{word}: an option is needed", hint=overrides.OPTIONS[key])
     if key.startswith("hydra.") or (mark and not overrides.is_free(key)):

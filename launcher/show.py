@@ -58,7 +58,7 @@ def runs_table(statuses: Sequence[RunStatus]) -> str:
             f"{each.compute}:{each.host}" if each.compute == "local" else each.compute,
             str(each.world_size),
             clock(each.started),
-            duration(each.duration_s if each.ended or not each.state.final else None),
+            _known_duration(each),
             metrics(each.metrics),
         )
         for each in statuses
@@ -68,9 +68,10 @@ def runs_table(statuses: Sequence[RunStatus]) -> str:
 
 def status_text(status: RunStatus, folder: RunFolder) -> str:
     """Return what ``launcher show`` prints of one run."""
+    from launcher.record import log_command  # noqa: PLC0415 - the list of runs needs no git
+
     record = folder.record()
-    ref = f"refs/launcher/runs/{record.id}"
-    code = shell_line(("git", f"--git-dir={record.git_dir}", "log", "-2", "--stat", ref))
+    code = shell_line(log_command(record.git_dir, record.id))
     lines = [
         ("run", f"{status.id} ({status.name})"),
         ("state", status.state.value),
@@ -80,10 +81,7 @@ def status_text(status: RunStatus, folder: RunFolder) -> str:
         ("submitted", f"{clock(status.created)} by {record.user}"),
         ("started", clock(status.started)),
         ("ended", clock(status.ended)),
-        (
-            "duration",
-            duration(status.duration_s if status.ended or not status.state.final else None),
-        ),
+        ("duration", _known_duration(status)),
         ("metrics", metrics(status.metrics)),
         ("rerun of", record.rerun_of),
         ("overrides", shell_line(record.overrides)),
@@ -94,6 +92,11 @@ def status_text(status: RunStatus, folder: RunFolder) -> str:
     text = "".join(f"{name:<12}{value}\n" for name, value in lines if value)
     tail = status.failed.get("last_lines", [])
     return text + ("\nlast lines:\n" + "".join(f"    {line}\n" for line in tail) if tail else "")
+
+
+def _known_duration(status: RunStatus) -> str:
+    """Return the duration; "" for a run that was lost, nobody knows when."""
+    return duration(status.duration_s if status.ended or not status.state.final else None)
 
 
 def ranks(record: RunRecord) -> str:

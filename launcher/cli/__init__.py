@@ -6,13 +6,12 @@ overrides submit.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING
 
 from launcher.cli import jobs, machine, runs
-from launcher.cli.words import say
+from launcher.cli.words import say, stop_writing
 from launcher.errors import ConfigError, LaunchError, nearest
 
 if TYPE_CHECKING:
@@ -50,9 +49,7 @@ def run(argv: Sequence[str]) -> int:
         say("launcher: interrupted")
         return 130
     except BrokenPipeError:
-        # The reader, such as head, has seen enough; Python must not complain at its exit.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stop_writing()  # else Python complains at its exit
         return 0
     except OSError as error:
         say(f"launcher: {error}")

@@ -8,7 +8,15 @@ import sys
 from typing import TYPE_CHECKING
 
 from launcher import api
-from launcher.cli.words import RUN_HELP, RUNS_DIR_HELP, exit_status, parser, say, write
+from launcher.cli.words import (
+    RUN_HELP,
+    RUNS_DIR_HELP,
+    exit_status,
+    parser,
+    say,
+    stop_writing,
+    write,
+)
 from launcher.errors import ConfigError
 from launcher.shell import shell_word
 
@@ -72,11 +80,8 @@ def _follow(run: Run, *, detach: bool) -> int:
     from launcher.follow import Tail, follow  # noqa: PLC0415
 
     say(f"launcher: run {run.id}, {run.folder.path}")
-    where = (
-        ""
-        if run.folder.path == api.store().folder(run.id).path
-        else (f" --runs-dir {shell_word(os.path.dirname(run.folder.path))}")
-    )
+    runs_dir = os.path.dirname(run.folder.path)
+    where = "" if runs_dir == api.store().path else f" --runs-dir {shell_word(runs_dir)}"
     if detach:
         say(f"  launcher logs -f {run.id}{where}   launcher cancel {run.id}{where}")
         print(run.id)
@@ -102,7 +107,7 @@ def _write_if_read(data: bytes) -> None:
     try:
         write(data)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stop_writing()
 
 
 def _ended(status: RunStatus, run: Run, where: str) -> int:

@@ -26,9 +26,7 @@ def list_runs(argv: Sequence[str]) -> int:
     options_of = parser("runs", list_runs)
     options_of.add_argument("--json", action="store_true", help="as JSON")
     options_of.add_argument("-n", type=int, metavar="N", help="the latest N only")
-    options_of.add_argument(
-        "--runs-dir", help="where the runs are (default: LAUNCHER_RUNS or ./runs)"
-    )
+    options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
     options = options_of.parse_args(argv)
     store = api.store(options.runs_dir)
     statuses = observe_all(store)

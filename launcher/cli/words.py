@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -33,6 +35,12 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         hint = f"{self.prog} --help shows its options. Arguments of your script are overrides: "
         raise ConfigError(f"{self.prog}: {message}", hint=f"{hint}script_params.lr=0.1")
+
+
+def stop_writing() -> None:
+    """Let standard output go nowhere: its reader, such as head, has seen enough."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser(verb: str, function: Callable[..., Any]) -> argparse.ArgumentParser:
