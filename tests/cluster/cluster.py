@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 ACCOUNT = "research"  # the user's, where accounts are kept
+QOS = "one"  # runs one job of a user at a time, where accounts are kept
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "ip", "nsenter", "unshare")
 PROGRAMS_DBD = ("slurmdbd", "mariadbd", "mariadb-install-db")
 
@@ -149,8 +150,14 @@ class Cluster:
         """Plug a node in; `wait_idle` waits until Slurm has it back."""
         host = self.nodes[node - 1]
         host.start()
+        no_names = ("mount", "--bind", str(self.folder / "etc" / "resolv.conf"), "/etc/resolv.conf")
+        done = self._ask(*host.inside(no_names))
+        assert done.returncode == 0, done.stderr
         words = ("slurmd", "-D", "-N", host.name, "-f", self.env["SLURM_CONF"])
         host.daemon(*words, log=self.folder / "log" / f"{host.name}.out")
+        for each in (self.ctl, *self.nodes):  # else they talk to its old network card for a while
+            if each.pid:
+                self._ask(*each.inside(("ip", "neighbour", "flush", "all")))
 
     def stop_controller(self) -> None:
         assert self._slurmctld is not None
@@ -180,6 +187,8 @@ class Cluster:
         (etc / "hosts").write_text(configuration.hosts(self.at, socket.gethostname()))
         (etc / "slurm.conf").write_text(configuration.slurm(self.at, self._settings))
         (etc / "gres.conf").write_text(configuration.gres(self.at))
+        # Nobody answers there, at once; the machine's own name server cannot be reached.
+        (etc / "resolv.conf").write_text("nameserver 127.0.0.1\n")
         (etc / "cgroup.conf").write_text(configuration.CGROUP)
         for path in configuration.devices(self.at):
             path.symlink_to("/dev/null")
@@ -213,8 +222,12 @@ class Cluster:
             self._start_database()
         self.start_controller()
         if self.at.accounting == "dbd":
-            for words in (("account", ACCOUNT), ("user", USER, f"account={ACCOUNT}")):
-                done = self._ask("sacctmgr", "--immediate", "add", *words)
+            for words in (
+                ("add", "account", ACCOUNT),
+                ("add", "qos", QOS, "MaxJobsPerUser=1"),
+                ("add", "user", USER, f"account={ACCOUNT}", f"qos=normal,{QOS}"),
+            ):
+                done = self._ask("sacctmgr", "--immediate", *words)
                 assert done.returncode == 0, done.stderr
         for i in range(1, self.at.nodes + 1):
             self.start_node(i)

@@ -1,7 +1,7 @@
 """The files that configure a cluster's daemons, as text.
 
 Why these values: neither systemd nor cgroups are needed; nodes have the cores and GPUs that a test
-wants, whatever the machine has; batch jobs start within a second.
+wants, whatever the machine has; batch jobs start within a second, requeued ones within ten.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def slurm(at: Layout, settings: dict[str, str]) -> str:
         "ClusterName": "launchertest",
         "SlurmctldHost": f"ctl({at.controller})",
         "SlurmUser": "root",
-        "AuthInfo": f"socket={at.munge}",
+        # A requeued job waits until its credential has expired; 5 s is the least that is allowed.
+        "AuthInfo": f"socket={at.munge},cred_expire=5",
         "StateSaveLocation": folder / "state",
         "SlurmdSpoolDir": folder / "spool" / "%n",
         "SlurmctldPidFile": folder / "run" / "slurmctld.pid",
@@ -76,7 +77,9 @@ def slurm(at: Layout, settings: dict[str, str]) -> str:
         "MpiDefault": "none",
         "PropagateResourceLimits": "NONE",
         "ReturnToService": "2",
-        "KillWait": "3",
+        "KillWait": "6",
+        "PreemptType": "preempt/partition_prio",
+        "PreemptMode": "REQUEUE",
         "SlurmdTimeout": "10",
         "MessageTimeout": "10",
         "BatchStartTimeout": "10",
@@ -86,11 +89,12 @@ def slurm(at: Layout, settings: dict[str, str]) -> str:
         **settings,
     }
     gres = f" Gres=gpu:fake:{at.gpus}" if at.gpus else ""
-    shape = f"CPUs={at.cpus} RealMemory={MEMORY_MB}{gres} State=UNKNOWN"
+    shape = f"CPUs={at.cpus} RealMemory={MEMORY_MB}{gres} Feature=avx2 State=UNKNOWN"
     nodes = [f"NodeName=node{i} NodeAddr={at.node(i)} {shape}" for i in range(1, at.nodes + 1)]
     parts = [
         "PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
         "PartitionName=short Nodes=ALL MaxTime=60 State=UP",
+        "PartitionName=urgent Nodes=ALL PriorityTier=10 State=UP",  # takes nodes from the others
     ]
     return "\n".join([*(f"{key}={value}" for key, value in values.items()), *nodes, *parts, ""])
 
@@ -103,6 +107,7 @@ def _accounting(at: Layout) -> dict[str, object]:
         "AccountingStorageHost": at.controller,
         "AccountingStoragePass": at.munge,  # AuthInfo alone is not used for this
         "AccountingStorageTRES": "gres/gpu",
+        "AccountingStorageEnforce": "associations,limits,qos",
     }
 
 
