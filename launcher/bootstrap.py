@@ -5,7 +5,8 @@ where the launcher need not be installed.
 
 Why a guard process for each rank: it alone can tell how a rank really ended (exit status or
 signal, whatever mpirun or srun print), keep its last lines when it is killed, and keep secrets out
-of its log. It costs one fork before anything is imported.
+of its log. It costs one fork before anything is imported; guard.py, which only the guard needs, is
+loaded while its rank starts.
 
 Why a file for the arguments: Open MPI takes a lone ':' for the next program. Read from
 ``ranks.json``, every byte reaches ``sys.argv`` unchanged.
@@ -14,15 +15,12 @@ Why a file for the arguments: Open MPI takes a lone ':' for the next program. Re
 from __future__ import annotations
 
 import atexit
-import contextlib
 import ctypes
 import importlib.util
 import json
 import os
 import signal
 import sys
-import threading
-import time
 from collections import namedtuple
 from types import CodeType, ModuleType
 
@@ -31,71 +29,93 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-# Names of (rank, world size, local rank) as mpirun and srun set them.
+# Names of (rank, world size, local rank, node rank) as mpirun, which sets no last, and srun do.
 _STARTERS = (
-    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", ""),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NODEID"),
 )
 _WRONG_WORLD = 86  # exit status when the ranks do not see each other
 _NOTED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 # Which of the ranks this one is. Not typing's NamedTuple: see above.
-Who = namedtuple("Who", "rank world_size local_rank", defaults=(0, 1, 0))  # noqa: PYI024
+Who = namedtuple("Who", "rank world_size local_rank node_rank", defaults=(0, 1, 0, 0))  # noqa: PYI024
+
+
+class Refusal(Exception):  # noqa: N818 - nothing went wrong in here
+    """Why the user's script is not run: what to say, and the exit status."""
+
+    def __init__(self, reason: str, status: int = 1) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 def identity(spec: dict[str, Any], env: Mapping[str, str]) -> Who:
     """Return which rank this process is, as its starter set it."""
-    for names in _STARTERS if spec["dist"] == "mpi" else ():
+    for *names, node in _STARTERS if spec["dist"] == "mpi" else ():
         if all(name in env for name in names):
-            return Who(*(int(env[name]) for name in names))
+            rank, size, local_rank = (int(env[name]) for name in names)
+            node_rank = env[node] if node in env else rank // int(spec["procs_per_node"])
+            return Who(rank, size, local_rank, int(node_rank))
     return Who()
 
 
-def rank_environment(spec: dict[str, Any], who: Who) -> dict[str, str]:
-    """Return the variables that scripts expect of any starter; none for ``dist=single``."""
+def rank_environment(
+    spec: dict[str, Any], who: Who, env: Mapping[str, str] = os.environ
+) -> dict[str, str]:
+    """Return the variables that scripts expect of any starter; none for ``dist=single``.
+
+    Those of Open MPI are what mpirun sets, those of Slurm what srun sets, by whichever the rank
+    was started: under mpirun Slurm's would tell of mpirun's own processes.
+    """
     if spec["dist"] == "single":
         return {}
-    per_node = int(spec["procs_per_node"])
-    values = {"RANK": who.rank, "LOCAL_RANK": who.local_rank}
-    values |= {f"OMPI_COMM_WORLD_{name}": value for name, value in values.items()}
-    values |= {"WORLD_SIZE": who.world_size, "OMPI_COMM_WORLD_SIZE": who.world_size}
-    values |= {"LOCAL_WORLD_SIZE": per_node, "OMPI_COMM_WORLD_LOCAL_SIZE": per_node}
-    values["NODE_RANK"] = who.rank // per_node
+    size, per_node = who.world_size, int(spec["procs_per_node"])
+    own = {"RANK": who.rank, "LOCAL_RANK": who.local_rank, "WORLD_SIZE": size}
+    own |= {"LOCAL_WORLD_SIZE": per_node, "NODE_RANK": who.node_rank}
+    world = {"RANK": who.rank, "SIZE": size, "LOCAL_RANK": who.local_rank}
+    # Open MPI's node rank is the local rank, counted over all worlds on the node: here is one.
+    world |= {"LOCAL_SIZE": per_node, "NODE_RANK": who.local_rank}
+    values = own | {f"OMPI_COMM_WORLD_{name}": value for name, value in world.items()}
+    values |= {"OMPI_UNIVERSE_SIZE": size, "OMPI_WORLD_SIZE": size}
+    values |= {"OMPI_WORLD_LOCAL_SIZE": per_node}
+    if "SLURM_JOB_ID" in env:
+        values |= {"SLURM_PROCID": who.rank, "SLURM_LOCALID": who.local_rank}
+        values |= {"SLURM_NODEID": who.node_rank, "SLURM_NTASKS": size, "SLURM_NPROCS": size}
     return {name: str(value) for name, value in values.items()}
 
 
 def initialise_horovod(spec: dict[str, Any], who: Who) -> None:
-    """Initialise Horovod and pin this rank's GPU; exit when the ranks do not see each other."""
+    """Initialise Horovod and pin this rank's GPU; Refusal if the ranks do not see each other."""
     try:
         import horovod.torch as hvd  # noqa: PLC0415
     except ImportError as error:
-        sys.exit(
-            f"launcher: {sys.executable} cannot import Horovod: {error}\nlauncher: environment."
-            "provision=venv builds one that can; dist.horovod=false does without."
-        )
+        raise Refusal(
+            f"{sys.executable} cannot import Horovod: {error}; environment."
+            "provision=venv builds one that can, dist.horovod=false does without."
+        ) from error
     hvd.init()
     if hvd.size() != who.world_size:
-        print(_wrong_world(hvd.size(), who.world_size), file=sys.stderr, flush=True)
-        os._exit(_WRONG_WORLD)
+        raise Refusal(_wrong_world(hvd.size(), who.world_size), _WRONG_WORLD)
     if spec["gpus_per_proc"]:
         import torch  # noqa: PLC0415
 
         if torch.cuda.is_available():
-            # A scheduler may show each rank its own GPU only, numbered 0.
-            torch.cuda.set_device(who.local_rank % torch.cuda.device_count())
+            # A scheduler may show each rank its own GPUs only, numbered from 0.
+            first = who.local_rank * spec["gpus_per_proc"]
+            torch.cuda.set_device(first % torch.cuda.device_count())
 
 
 def _wrong_world(seen: int, expected: int) -> str:
     return (
-        f"launcher: {expected} ranks were asked for, this one sees {seen}: they were not started "
+        f"{expected} ranks were asked for, this one sees {seen}: they were not started "
         "by the MPI that this environment's Horovod is built with. Nothing was trained."
     )
 
 
 def _first_on_path(folder: str) -> None:
     if not getattr(sys.flags, "safe_path", False):
-        sys.path[0] = folder  # in place of this file's own folder, as Python does for a script
+        sys.path.insert(0, folder)  # as Python does for a script
 
 
 def _load(entry: list[str]) -> tuple[CodeType, dict[str, Any], str]:
@@ -143,19 +163,21 @@ def run_script(spec: dict[str, Any]) -> int:
     return 0
 
 
-def child(spec: dict[str, Any], who: Who, output: int) -> int:
-    """Become the rank: output into the guard's pipe, Horovod, then the script."""
+def child(spec: dict[str, Any], who: Who, output: int, refusal: int) -> int:
+    """Become the rank: output into the guard's pipe, Horovod, then the script.
+
+    What keeps us from running the script goes into the pipe ``refusal``, for the guard to tell.
+    """
     _die_with_parent()
     for number in _NOTED:
         handler = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOTED)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    os.environ.update(rank_environment(spec, who))
-    if importlib.util.find_spec("launcher") is None:  # else it has report, and more
-        sys.path.append(os.path.join(os.environ["LAUNCHER_RUN_DIR"], "support", "lib"))
+    _surround(spec, who)
     status = 0
     if who.world_size > 1:
 
@@ -167,12 +189,29 @@ def child(spec: dict[str, Any], who: Who, output: int) -> int:
                 os._exit(status & 0xFF or 1)
 
     if spec["horovod"]:
-        initialise_horovod(spec, who)
+        try:
+            initialise_horovod(spec, who)
+        except Refusal as error:
+            os.write(refusal, str(error).encode("utf-8", "backslashreplace"))
+            print(f"launcher: {error}", file=sys.stderr, flush=True)
+            os._exit(error.status)
+    os.close(refusal)
     status = run_script(spec)
     basics = getattr(sys.modules.get("horovod.torch.mpi_ops"), "_basics", None)
     if status and basics:
         atexit.unregister(basics.shutdown)  # it would end the other ranks' world before this one
     return status
+
+
+def _surround(spec: dict[str, Any], who: Who) -> None:
+    """Set the variables and the import path that the script is to find."""
+    if not getattr(sys.flags, "safe_path", False):
+        del sys.path[0]  # this file's own folder
+    for name in ("LAUNCHER_CONTROL", "LAUNCHER_CONTROL_HOST"):  # of this run, not of one in it
+        os.environ.pop(name, None)
+    os.environ.update(rank_environment(spec, who))
+    if importlib.util.find_spec("launcher") is None:  # else it has report, and more
+        sys.path.append(os.path.join(os.environ["LAUNCHER_RUN_DIR"], "support", "lib"))
 
 
 def _die_with_parent() -> None:
@@ -181,93 +220,36 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def secret_values(names: list[str]) -> list[bytes]:
-    """Return the values to mask in the log: each line of each secret, longest first."""
-    values = [os.environb.get(name.encode(), b"") for name in names]
-    # To mask less than four bytes would only garble the log.
-    parts = {part for value in values for part in value.splitlines() if len(part) >= 4}
-    return sorted(parts, key=len, reverse=True)
+def _beside(name: str) -> ModuleType:
+    """Return the module ``name`` beside this file, kept out of the user's sight.
+
+    A user may have a guard.py or a stage.py: ours are in no ``sys.modules``, nor on the path.
+    """
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{name}.py")
+    module = ModuleType(f"_launcher_{name}")
+    with open(path, "rb") as file:
+        exec(compile(file.read(), path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102
+    return module
 
 
-class Relay:
-    """Copies a pipe into a log, both file descriptors, with each of ``secrets`` masked."""
-
-    def __init__(self, source: int, log: int, secrets: list[bytes]) -> None:
-        self.source, self.log, self.secrets, self.held = source, log, secrets, b""
-
-    def run(self) -> None:
-        """Copy until the pipe ends."""
-        while read := os.read(self.source, 1 << 16):
-            data = self.held + read
-            for secret in self.secrets:
-                data = data.replace(secret, b"***")
-            # What may be the beginning of a secret waits for the rest of it.
-            cut = len(data) - max((_overlap(data, each) for each in self.secrets), default=0)
-            self.held = data[cut:]
-            _write(self.log, data[:cut])
-        self.flush()
-
-    def flush(self) -> None:
-        """Write what waits."""
-        held, self.held = self.held, b""
-        _write(self.log, held)
+def _staged(spec: dict[str, Any]) -> Any:
+    """Enter the node's own copy of the code and return its Stage; None where there is none."""
+    if spec.get("stage") != "scratch":
+        return None
+    stage = _beside("stage").Stage(os.environ)
+    try:
+        stage.enter()
+    except OSError as error:
+        raise Refusal(f"compute.stage=scratch: {error}") from error
+    os.chdir(stage.path)
+    os.environ["PWD"] = stage.path
+    return stage
 
 
-def _overlap(data: bytes, secret: bytes) -> int:
-    ends = range(min(len(data), len(secret) - 1), 0, -1)
-    return next((n for n in ends if data.endswith(secret[:n])), 0)
-
-
-def _write(file: int, data: bytes) -> None:
-    # A full disk costs log lines, never the training: the rank must not block on its pipe.
-    with contextlib.suppress(OSError):
-        while data:
-            data = data[os.write(file, data) :]
-
-
-def _record(folder: str, entry: dict[str, Any]) -> None:
-    path = os.path.join(folder, "ranks", f"{entry['rank']}.json")
-    with contextlib.suppress(OSError):
-        with open(path + ".new", "w", encoding="utf-8") as file:
-            json.dump(entry, file)
-        os.replace(path + ".new", path)
-
-
-def _linger(folder: str) -> None:
-    # While a run is stopped, mpirun would kill all ranks once one of them ends: the first to end
-    # waits, so that the others have their grace period.
-    while os.path.exists(os.path.join(folder, "stopping")):  # or until our parent ends us
-        time.sleep(0.05)
-
-
-class Guard:
-    """The process that starts one rank, keeps its log, and tells how it ended."""
-
-    def __init__(self, folder: str, rank: int, secrets: list[bytes]) -> None:
-        """Note the signals that the starter sends to the process group: the rank has them too."""
-        self.folder = folder
-        self.secrets = secrets
-        self.entry: dict[str, Any] = {"rank": rank, "host": os.uname().nodename}
-        self.signals: list[int] = []
-        for number in _NOTED:
-            signal.signal(number, lambda noted, _frame: self.signals.append(noted))
-
-    def keep(self, pid: int, source: int, log: int) -> int:
-        """Wait for the rank ``pid``; return the exit status to leave with."""
-        self.entry |= {"pid": pid, "guard": os.getpid(), "started": time.time()}
-        _record(self.folder, self.entry)
-        relay = Relay(source, log, self.secrets)
-        copying = threading.Thread(target=relay.run, daemon=True)
-        copying.start()
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        self.entry |= {"ended": time.time(), "signals": self.signals[:]}
-        # Processes that the rank left behind may hold its pipe open: its end is not waited for.
-        copying.join(timeout=1.0)
-        relay.flush()
-        self.entry |= {"status": code} if code >= 0 else {"signal": -code}
-        _record(self.folder, self.entry)
-        _linger(self.folder)
-        return code if code >= 0 else 128 - code
+def _check_world(spec: dict[str, Any], who: Who) -> None:
+    expected = spec["nodes"] * spec["procs_per_node"]
+    if who.world_size != expected:
+        raise Refusal(_wrong_world(who.world_size, expected), _WRONG_WORLD)
 
 
 def main(path: str) -> int:
@@ -276,24 +258,34 @@ def main(path: str) -> int:
         spec = json.load(file)
     folder = os.environ["LAUNCHER_RUN_DIR"]
     who = identity(spec, os.environ)
-    expected = spec["nodes"] * spec["procs_per_node"]
-    if who.world_size != expected:
-        print(_wrong_world(who.world_size, expected), file=sys.stderr)
-        return _WRONG_WORLD
     _die_with_parent()
-    if os.path.exists(os.path.join(folder, "stopping")):
-        return 128 + signal.SIGTERM
-    path = os.path.join(folder, "logs", f"rank-{who.rank}.log")
-    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    keeper = Guard(folder, who.rank, secret_values(spec["secrets"]))
+    try:
+        _check_world(spec, who)
+        stage = _staged(spec)
+    except Refusal as error:
+        print(f"launcher: {error}", file=sys.stderr, flush=True)
+        return int(_beside("guard").Guard(folder, who.rank).refuse(error.status, str(error)))
+    signals: list[int] = []
+    for number in _NOTED:
+        signal.signal(number, lambda noted, _frame: signals.append(noted))
     source, output = os.pipe()
+    refusal, refuse = os.pipe()
+    # Until the rank has taken the guard's handlers off: a signal would be noted, not heeded.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _NOTED)
     pid = os.fork()
     if pid == 0:
         os.close(source)
-        os.close(log)
-        return child(spec, who, output)
+        os.close(refusal)
+        return child(spec, who, output, refuse)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOTED)
     os.close(output)
-    os._exit(keeper.keep(pid, source, log))
+    os.close(refuse)
+    guard = _beside("guard").Guard(folder, who.rank, pid, signals)
+    status = guard.keep(source, refusal, spec["secrets"])
+    if stage is not None:
+        os.chdir("/")
+        stage.leave()
+    os._exit(status)
 
 
 if __name__ == "__main__":

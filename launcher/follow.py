@@ -11,6 +11,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from launcher.job import RunState
 from launcher.observe import observe
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.01  # while output comes, and at first
 _IDLE_S = 0.05
+_SETTLES_S = 3.0  # a scheduler gives passing reasons at first
+_LOOK_S = 0.5  # between two looks at the state, at most
 _CHUNK = 1 << 20  # bytes of a log at once
 _START = re.compile(rb"(?<=\n)(?!\Z)|(?<=\r)(?![\n]|\Z)|\A")  # of a line
 
@@ -79,16 +82,42 @@ class Tail:
         return _START.sub(label, data[:cut]) if cut else b""
 
 
-def follow(tail: Tail, write: Callable[[bytes], object]) -> RunStatus:
-    """Return the final status of the run, after writing its logs as they come."""
-    last = time.monotonic()
+class Waiting:
+    """Says why a run waits, once for each reason that lasts."""
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        """Begin now."""
+        self.say, self.begun, self.told = say, time.monotonic(), ""
+
+    def look(self, status: RunStatus) -> None:
+        """Say what is new."""
+        new = status.state is RunState.PENDING and status.reason not in ("", self.told)
+        if new and time.monotonic() - self.begun > _SETTLES_S:
+            self.told = status.reason
+            self.say(f"launcher: {status.reason}")
+            if status.advice:
+                self.say(f"  may help: {status.advice}")
+
+
+def follow(tail: Tail, write: Callable[[bytes], object], say: Callable[[str], object]) -> RunStatus:
+    """Return the final status of the run, after writing its logs as they come.
+
+    ``say`` gets why the run waits, as long as it does.
+    """
+    waiting = Waiting(say)
+    begun = last = time.monotonic()
+    look = 0.0
     while True:
-        status = observe(tail.folder)
+        now = time.monotonic()
+        status = observe(tail.folder) if now >= look else None
+        if status is not None:
+            look = now + min((now - begun) / 50, _LOOK_S)
+            waiting.look(status)
         data = tail.read()
         if data:
             write(data)
             last = time.monotonic()
-        if status.state.final:
+        if status is not None and status.state.final:
             tail.drain(write)
             return status
         time.sleep(_POLL_S if time.monotonic() - last < 1 else _IDLE_S)

@@ -1,7 +1,8 @@
 """One a job, on its first node: runs launch.sh, keeps the run's state, handles signals.
 
 Standard library only, in a session of its own: neither the terminal nor the submitting process
-ends it. SIGTERM tells it to cancel the run.
+ends it. SIGTERM ends the run: because someone cancels it, or because the scheduler says so, which
+is asked why. SIGUSR1 is handed on to every rank: the end is near.
 
 Why signals are waited for, not caught: one loop sees the step's end, a signal, the time limit and
 the next heartbeat in the order in which they come, and no handler runs in between.
@@ -18,17 +19,24 @@ import threading
 import time
 from typing import IO, TYPE_CHECKING, Any
 
-from launcher import process
+from launcher import outcome, process
+from launcher.attempt import Attempt, Ending
+from launcher.control import Control
 from launcher.job import RunState
-from launcher.observe import HEARTBEAT_S, observe, this_process
-from launcher.store import RunFolder, Store, last_lines
+from launcher.processes import HEARTBEAT_S, this_process
+from launcher.store import RunFolder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from launcher.process import Running
 
-_WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _STEP_S = 0.05  # between two looks at ranks that are ending
-_FAREWELL_S = 2.0  # for mpirun to end after its ranks have
+_KILL_S = 1.0  # for SIGKILL to reach the ranks
+_HEARD_S = 2.0  # for the word of a rank that has just started
+_FAREWELL_S = 2.0  # for mpirun or srun to end after their ranks have
+_BUILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "environment", "here.py")
 
 
 class Supervisor:
@@ -38,41 +46,75 @@ class Supervisor:
         """Read the run's record; raise StoreError or StateError when that cannot be done."""
         self.folder = folder
         self.record = folder.record()
-        self.started = time.monotonic()
-        self.stopped: RunState | None = None  # why we ended the step, if we did
+        self.started = time.time()
+        self.attempt = Attempt.of(folder, self.record)
+        self.control = Control(folder, several_nodes=self.record.nodes > 1)
+        self.warned = False  # the ranks know that the end is near
+        self.ending: Ending | None = None  # why we ended the step, if we did
 
     def run(self) -> RunState:
-        """Run the step to its end, record the outcome, and return it."""
+        """Run the step to its end, record how it went, and return the run's state."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
-        self.folder.event(RunState.RUNNING, **this_process())
+        if not self.attempt.claims():
+            return RunState.LOST  # another job has this run
+        self.folder.event(RunState.RUNNING, **this_process(), **self.attempt.where())
         os.makedirs(self.folder.file("logs"), exist_ok=True)
-        with open(self.folder.file("logs", "launch.log"), "ab", buffering=0) as log:
-            try:
-                step, relayed = self._start(log)
-            except OSError as error:
-                log.write(f"launcher: launch.sh cannot be started: {error}\n".encode())
-                self._prepare_for_the_end()
-                return self._finish(127)
-            process.adopt_orphans()
-            self._prepare_for_the_end()
-            self._watch(step)
-            _sweep()
-            if relayed is not None:
-                relayed.join(timeout=1.0)
-            self._tidy(log)
-        return self._finish(step.returncode)
+        self.folder.forget_ranks()
+        with _log(self.folder) as log:
+            self.ending = self.attempt.refused()
+            status = 1 if self.ending else self._steps(log)
+        self.control.close()
+        result = outcome.judge(
+            self.folder, self.control.ranks(), status, self.ending.state if self.ending else ""
+        )
+        if self.ending:
+            result["reason"] = self.ending.reason
+        return self._finish(result)
 
-    def _start(self, log: IO[bytes]) -> tuple[Running, threading.Thread | None]:
-        """Start launch.sh; where there are secrets, a thread keeps them out of its log."""
-        env = {"MASTER_PORT": free_port()} if self.record.dist == "mpi" else {}
-        words = ("bash", self.folder.file("launch.sh"))
+    def _steps(self, log: IO[bytes]) -> int:
+        """Return the exit status of the run's step, or of the build before it when that failed."""
+        process.adopt_orphans()
+        if os.path.exists(self.folder.file("build.json")):
+            built = self._through((sys.executable, _BUILD, self.folder.path), log)
+            if built or self.ending:
+                return built
+        return self._through(("bash", self.folder.file("launch.sh")), log, ranks=True)
+
+    def _through(self, words: tuple[str, ...], log: IO[bytes], *, ranks: bool = False) -> int:
+        """Run ``words``, which start the ``ranks`` or not, under our watch; return their status."""
+        try:
+            step, relayed = self._start(words, log)
+        except OSError as error:
+            _note(log, f"{words[0]} cannot be started: {error}")
+            self._prepare_for_the_end()
+            return 127
+        self._prepare_for_the_end()
+        if ranks:  # the last fork, which no thread of ours must see
+            self.control.start()
+            # A scheduler that does not answer must not keep us from what happens here.
+            threading.Thread(target=self.attempt.look, daemon=True).start()
+        self._watch(step)
+        if self.ending is None and step.returncode:
+            self.ending = self.attempt.taken(self.control.ranks())
+        _sweep()
+        if relayed is not None:
+            relayed.join(timeout=1.0)
+        return step.returncode
+
+    def _start(
+        self, words: tuple[str, ...], log: IO[bytes]
+    ) -> tuple[Running, threading.Thread | None]:
+        """Start the step; where there are secrets, a thread keeps them out of its log."""
+        env = {**os.environ, **self.control.environment(), **self.attempt.environment()}
+        if self.record.dist == "mpi":
+            env["MASTER_PORT"] = free_port()
         if not self.record.secrets:
-            return process.start(words, log=log, env={**os.environ, **env}, dies_with_us=True), None
-        from launcher.bootstrap import Relay, secret_values  # noqa: PLC0415
+            return process.start(words, log=log, env=env, dies_with_us=True), None
+        from launcher.guard import Relay, secret_values  # noqa: PLC0415
 
         source, output = os.pipe()
         with open(output, "wb") as pipe:
-            step = process.start(words, log=pipe, env={**os.environ, **env}, dies_with_us=True)
+            step = process.start(words, log=pipe, env=env, dies_with_us=True)
         relay = Relay(source, log.fileno(), secret_values(list(self.record.secrets)))
         thread = threading.Thread(target=relay.run, daemon=True)
         thread.start()
@@ -80,7 +122,7 @@ class Supervisor:
 
     def _prepare_for_the_end(self) -> None:
         # Now, while the ranks start: by the end of a long run our own files may be gone.
-        from launcher import record, snapshot  # noqa: PLC0415
+        from launcher import explain, record, snapshot  # noqa: F401, PLC0415
 
         self.remove_unchanged = snapshot.remove_unchanged
         self.record_outcome = record.record_outcome
@@ -89,72 +131,63 @@ class Supervisor:
         while step.poll() is None:
             _beat(self.folder)
             received = signal.sigtimedwait(_WATCHED, self._patience())
-            if self._overdue():
-                self._stop(step, RunState.TIMED_OUT)
-            elif received is not None and received.si_signo != signal.SIGCHLD:
-                self._stop(step, RunState.CANCELLED)
+            number = 0 if received is None else received.si_signo
+            if self.attempt.over():
+                self._stop(step, self.attempt.time_limit)
+            elif self.attempt.warns(number) and not self.warned:
+                self.warned = True
+                self.control.tell(signal.SIGUSR1)
+            elif number not in (0, signal.SIGCHLD, signal.SIGUSR1):
+                self._stop(step, self.attempt.why)
 
     def _patience(self) -> float:
-        limit = self.record.time_s
-        left = HEARTBEAT_S if limit is None else self.started + limit - time.monotonic()
-        return max(0.0, min(HEARTBEAT_S, left))
+        times = [self.attempt.stop_at, None if self.warned else self.attempt.warn_at]
+        left = [each - time.monotonic() for each in times if each is not None]
+        return max(0.0, min(HEARTBEAT_S, *left)) if left else HEARTBEAT_S
 
-    def _overdue(self) -> bool:
-        limit = self.record.time_s
-        return limit is not None and time.monotonic() >= self.started + limit
-
-    def _stop(self, step: Running, state: RunState) -> None:
+    def _stop(self, step: Running, why: Callable[[], Ending]) -> None:
         """End the step: SIGTERM to each rank, a grace period, then SIGKILL to what is left.
 
-        The ranks are told one by one and mpirun last: it gives ranks a quarter of a second.
+        The ranks are told one by one and their starter last: mpirun gives ranks a quarter of a
+        second. The scheduler is asked why meanwhile.
         """
-        self.stopped = state
-        with contextlib.suppress(OSError):
-            open(self.folder.file("stopping"), "wb").close()
-        if self._end_ranks(step, time.monotonic() + self.record.grace_s):
-            # All have ended: their guards, which wait for that, leave, and mpirun after them.
-            self._forget_stopping()
-        else:
+        end = time.monotonic() + self.record.grace_s
+        self.control.tell(signal.SIGTERM)
+        self.ending = why()
+        if not self._all_end(step, end):
+            self.control.tell(signal.SIGKILL)
+            self._all_end(
+                step, time.monotonic() + _KILL_S
+            )  # the starter would tell SIGTERM once more
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(step.pid, signal.SIGTERM)
+        self.control.release()
         end = time.monotonic() + _FAREWELL_S
         while step.poll() is None and time.monotonic() < end:
             signal.sigtimedwait(_WATCHED, _STEP_S)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(step.pid, signal.SIGKILL)
         step.wait()
-        self._forget_stopping()
 
-    def _forget_stopping(self) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(self.folder.file("stopping"))
-
-    def _end_ranks(self, step: Running, end: float) -> bool:
-        """Return whether all ranks ended, each told by SIGTERM; at ``end`` they are killed.
-
-        Only the rank itself is told: its workers would die before it has saved what they made.
-        """
-        told: set[int] = set()
-        again = False
-        while step.poll() is None:
-            ranks = self.folder.ranks()
-            left = [rank["pid"] for rank in ranks if "ended" not in rank]
-            if again or time.monotonic() >= end:
-                for pid in left:
-                    _kill_group_of(pid)
-                return False
-            for pid in set(left) - told:
-                told.add(pid)
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGTERM)
-            if not left:
-                return len(ranks) == self.record.world_size
+    def _all_end(self, step: Running, end: float) -> bool:
+        """Return whether all ranks ended by themselves before ``end``, or a second signal."""
+        heard_by = time.monotonic() + _HEARD_S
+        while step.poll() is None and time.monotonic() < end:
+            ranks = self.control.ranks()
+            if all("ended" in rank for rank in ranks):
+                if len(ranks) == self.record.world_size:
+                    return True
+                if time.monotonic() > heard_by:  # they never started: their starter waits for ever
+                    return False
             received = signal.sigtimedwait(_WATCHED, _STEP_S)
-            again = received is not None and received.si_signo != signal.SIGCHLD
-        return False
+            if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
+                return False
+        return step.poll() is not None
 
-    def _tidy(self, log: IO[bytes]) -> None:
+    def _tidy(self) -> None:
         """Remove the source files that the run did not change; what it wrote stays."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.folder.file("code.tar"))
         try:
             self.remove_unchanged(
                 git_dir=self.record.git_dir,
@@ -162,80 +195,30 @@ class Supervisor:
                 worktree=self.folder.file("code"),
             )
         except Exception as error:  # noqa: BLE001 - a run's result does not hang on its tidying
-            log.write(f"launcher: code/ was not tidied up: {error}\n".encode())
+            with _log(self.folder) as log:
+                _note(log, f"code/ was not tidied up: {error}")
 
-    def _finish(self, status: int) -> RunState:
-        """Write the outcome: into the run's commit, its last event and the index."""
-        outcome = judge(self.folder, status, self.stopped)
-        ended = time.time()
-        self._commit(outcome, ended)
-        state = RunState(outcome.pop("state"))
-        self.folder.event(state, **outcome)
-        Store(os.path.dirname(self.folder.path)).add_to_index(observe(self.folder))
+    def _finish(self, result: dict[str, Any]) -> RunState:
+        """Leave the job to be started again, or conclude the run; return its state."""
+        again = self.attempt.again(self.ending, result, self.control.ranks(), warned=self.warned)
+        if again:
+            with contextlib.suppress(OSError):  # of a full disk: the job goes on all the same
+                self.folder.event(RunState.PENDING, **again)
+            error = self.attempt.requeue(self.ending)
+            if not error:
+                return RunState.PENDING
+            result |= {"state": RunState.FAILED.value} if self.ending is None else {}
+            result["reason"] += f"; it could not be requeued: {error}"
+        if not RunState(result["state"]).final:
+            return RunState.LOST  # the scheduler has the last word
+        result |= self.attempt.where()
+        self._tidy()
+        commit = self.record_outcome
+        state = outcome.conclude(
+            self.folder, self.record, result, commit, started=self.started, insist=True
+        )
+        self.attempt.leave(state, self.ending)
         return state
-
-    def _commit(self, outcome: dict[str, Any], ended: float) -> None:
-        started = ended - (time.monotonic() - self.started)
-        shown = ", ".join(
-            f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in outcome["metrics"].items()
-        )
-        message = (
-            f"run {self.folder.id} ({self.record.name}): {outcome['state']} "
-            f"after {ended - started:.1f} s{': ' if shown else ''}{shown}\n\n{outcome['reason']}"
-        )
-        try:
-            self.record_outcome(
-                self.record.git_dir,
-                self.folder.id,
-                {**outcome, "started": started, "ended": ended},
-                message.strip() + "\n",
-            )
-        except Exception as error:  # noqa: BLE001 - the run folder still holds the outcome
-            with open(self.folder.file("logs", "launch.log"), "ab") as log:
-                log.write(f"launcher: the outcome was not committed: {error}\n".encode())
-
-
-def judge(folder: RunFolder, status: int, stopped: RunState | None) -> dict[str, Any]:
-    """Return the outcome: state, exit status, reason, the first rank that failed, metrics.
-
-    ``status`` is launch.sh's; ``stopped`` the state to give when the supervisor ended the run.
-    """
-    ranks = folder.ranks()
-    ended = [rank for rank in ranks if rank.get("status", 0) or "signal" in rank]
-    # A rank that was sent a signal followed another one, which mpirun had seen fail.
-    ended.sort(key=lambda rank: (bool(rank["signals"]), rank["ended"]))
-    failed = dict(ended[0]) if ended else {}
-    outcome: dict[str, Any] = {"exit_status": status, "failed": {}, "reason": ""}
-    outcome["metrics"] = folder.last_metrics()
-    if failed:
-        number = failed.get("signal", 0)
-        how = signal_name(number) if number else f"exit status {failed['status']}"
-        which = f"rank {failed['rank']} on {failed['host']} failed first"
-        reason = f"{which if ranks[1:] else 'the script failed'}: {how}"
-        outcome["exit_status"] = failed.get("status") or 128 + number
-        logs = [f"rank-{failed['rank']}.log"]
-    else:
-        logs = ["launch.log", "rank-0.log"]
-        reason = "the ranks could not be started or did not end well: " + (
-            f"exit status {status} of launch.sh" if status else "none left a word"
-        )
-    if stopped is not None:
-        reasons = {RunState.CANCELLED: "", RunState.TIMED_OUT: "the time limit was reached"}
-        outcome["exit_status"] = outcome["exit_status"] if failed or not ranks else 0
-        return {**outcome, "state": stopped.value, "reason": reasons[stopped]}
-    if status == 0 and ranks and not failed:
-        return {**outcome, "state": RunState.SUCCEEDED.value}
-    failed["last_lines"] = [line for name in logs for line in last_lines(folder.file("logs", name))]
-    return {**outcome, "state": RunState.FAILED.value, "reason": reason, "failed": failed}
-
-
-def signal_name(number: int) -> str:
-    """Return ``SIGSEGV`` for 11; ``signal 37`` where a number has no name."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def free_port() -> str:
@@ -247,9 +230,16 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def _kill_group_of(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(os.getpgid(pid), signal.SIGKILL)
+def _log(folder: RunFolder) -> IO[bytes]:
+    try:
+        return open(folder.file("logs", "launch.log"), "ab", buffering=0)
+    except OSError:  # a disk without room for one more file
+        return open(os.devnull, "ab", buffering=0)
+
+
+def _note(log: IO[bytes], text: str) -> None:
+    with contextlib.suppress(OSError):  # of a full disk
+        log.write(f"launcher: {text}\n".encode())
 
 
 def _sweep() -> None:
@@ -275,8 +265,11 @@ def _told(folder: RunFolder) -> bool:
 
 
 def _beat(folder: RunFolder) -> None:
-    with contextlib.suppress(OSError), open(folder.file("heartbeat"), "wb"):
-        pass  # a full disk must not end the training
+    path = folder.file("heartbeat")
+    with contextlib.suppress(OSError):  # a full disk must not end the training
+        if not os.path.exists(path):
+            open(path, "wb").close()
+        os.utime(path)  # an empty file that is truncated may keep its time on NFS
 
 
 def main() -> int:
@@ -292,6 +285,7 @@ def main() -> int:
         state = Supervisor(folder).run()
     except Exception as error:
         # Whatever happens, the run must not look as if it ran for ever.
-        folder.event(RunState.FAILED, exit_status=1, reason=f"the supervisor failed: {error!r}")
+        with contextlib.suppress(OSError):
+            folder.event(RunState.FAILED, exit_status=1, reason=f"the supervisor failed: {error!r}")
         raise
-    return 0 if state is RunState.SUCCEEDED else 1
+    return 0 if state in (RunState.SUCCEEDED, RunState.PENDING) else 1

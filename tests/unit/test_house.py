@@ -48,7 +48,7 @@ def test_budgets(path: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < 40, node.name
 
 
-@pytest.mark.parametrize("path", ["bootstrap.py", "report.py"])
+@pytest.mark.parametrize("path", ["bootstrap.py", "guard.py", "stage.py", "report.py"])
 def test_what_runs_beside_the_script_needs_the_standard_library_only(path: str) -> None:
     allowed = {*sys.stdlib_module_names, "torch", "horovod"}
     assert imported(ROOT / "launcher" / path) <= allowed

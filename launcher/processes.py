@@ -1,0 +1,46 @@
+"""Processes as a run's events name them: known on this machine and after it has started again.
+
+Why by start time too: ids of processes are used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from typing import Any
+
+HEARTBEAT_S = 5.0
+# On another machine only the heartbeat tells; shared file systems may show it late.
+_SILENT_S = 90.0
+
+
+def this_process() -> dict[str, Any]:
+    """Return what identifies this process, on this machine and after it."""
+    return {"host": os.uname().nodename, "pid": os.getpid(), "born": _born(os.getpid())}
+
+
+def _born(pid: int) -> str | None:
+    """Return when ``pid`` started, in this boot's ticks; None when it is gone or a zombie."""
+    with contextlib.suppress(OSError):
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            boot = file.read(8).decode()
+        if fields[0] not in (b"Z", b"X"):
+            return f"{boot}-{int(fields[19])}"
+    return None
+
+
+def alive(process: dict[str, Any], heartbeat: str) -> bool:
+    """Return whether ``process`` lives; by the age of the file ``heartbeat`` on another host."""
+    if process.get("host") == os.uname().nodename:
+        return _born(int(process["pid"])) == process.get("born")
+    return beats(heartbeat)
+
+
+def beats(heartbeat: str) -> bool:
+    """Return whether a supervisor, wherever it is, wrote ``heartbeat`` not long ago."""
+    with contextlib.suppress(OSError):
+        return time.time() - os.stat(heartbeat).st_mtime < _SILENT_S
+    return False
