@@ -92,6 +92,7 @@ def repeat(text: str, request: Request, runs_dir: str | None = None) -> Prepared
             )
     recorded = _recorded(text, runs_dir)
     config = _yaml(recorded, "config.yaml")
+    config |= {"wait": None, "detach": None}  # how one followed it is no part of a run
     prepared = prepare(replace(request, recorded=config), recorded)
     for name, entry in config["data"].items():
         # ${data:name} was recorded as the path that it was then.

@@ -56,7 +56,7 @@ def resolve(config: DictConfig, overrides: tuple[str, ...] = ()) -> tuple[JobSpe
         environment=environment,
         dist=dist,
         grace_s=float(values["compute"].get("grace_s", 10.0)),
-        detach=values["detach"],
+        wait=_waits(values, compute.kind),
         overrides=tuple(_masked(each, secrets) for each in overrides),
         config=record,
     )
@@ -72,6 +72,19 @@ def _record(
     known = {each: os.environ[each] for each in secrets if each in os.environ}
     _no_secret_within(record, {**known, **given})
     return record
+
+
+def _waits(values: dict[str, Any], place: str) -> bool:
+    """Return whether a submit follows the run to its end: on this machine, if nobody says."""
+    wait, detach = values["wait"], values["detach"]
+    if detach is not None and wait is detach:
+        raise ConfigError(
+            f"wait={wait} detach={detach}: they say the opposite".lower(),
+            hint="Give one of them.",
+        )
+    if wait is not None:
+        return bool(wait)
+    return place == "local" if detach is None else not detach
 
 
 def _name(values: dict[str, Any], entry: tuple[str, ...]) -> str:

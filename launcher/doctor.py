@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from launcher import process, show
 from launcher.environment.catalog import list_environments
+from launcher.slurm.ask import ask, first_line
+from launcher.slurm.cluster import plugins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +36,7 @@ _ALWAYS = ("Python 3.10+", "git", "bash")
 _WANTS = {
     "compute=local": _ALWAYS,
     "dist=mpi": (*_ALWAYS, "Horovod"),
-    "compute=slurm": (*_ALWAYS, "sbatch"),
+    "compute=slurm": (*_ALWAYS, "sbatch", "slurmctld"),
     "compute=ssh": (*_ALWAYS, "ssh", "rsync"),
     "environment=gpu": ("nvidia-smi",),
     "environment.conda_packages": ("conda",),
@@ -56,6 +58,7 @@ def examine() -> list[Check]:
         _program("nvidia-smi", "install NVIDIA's driver"),
         _first("conda", ("micromamba", "mamba", "conda"), "install micromamba"),
         _program("sbatch", "run this on a login node of the cluster"),
+        _controller("slurmctld"),
         _plugins("srun's PMIx"),
         _program("ssh", "apt-get install openssh-client", "-V"),
         _program("rsync", "apt-get install rsync"),
@@ -96,10 +99,17 @@ def _horovod() -> Check:
     return Check(thing="Horovod", found=found, fix=fix)
 
 
+def _controller(thing: str) -> Check:
+    done = ask(("scontrol", "ping"), timeout_s=10)
+    up = [line for line in done.stdout.splitlines() if line.endswith("is UP")]
+    fix = first_line(done.stderr or done.stdout) or "ask the cluster's administrators"
+    return Check(thing=thing, found=up[0] if up and not done.status else "", fix=fix)
+
+
 def _plugins(thing: str) -> Check:
-    plugins = process.run(("srun", "--mpi=list"), timeout_s=10)
-    names = sorted(set(re.findall(r"\b(pmix\w*)", plugins.stdout + plugins.stderr)))
-    found = ", ".join(names) if plugins.status == 0 else ""
+    done = ask(("srun", "--mpi=list"), timeout_s=10)
+    names = [name for name in plugins(done.stdout + done.stderr) if name.startswith("pmix")]
+    found = ", ".join(names) if done.status == 0 else ""
     return Check(thing=thing, found=found, fix="none is needed: mpirun starts the ranks then")
 
 

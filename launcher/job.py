@@ -73,10 +73,48 @@ class JobSpec:
     environment: Environment
     dist: Dist
     grace_s: float
-    detach: bool
+    wait: bool  # a submit follows the run to its end
     overrides: tuple[str, ...]
     config: dict[str, Any]  # the resolved configuration, secrets left out
     rerun_of: str = ""  # the run that this one repeats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeGroup:
+    """Nodes of one partition that are alike, as sinfo lists them. ``mem_mb`` is MiB a node."""
+
+    partition: str
+    default: bool  # the partition is the cluster's default
+    up: bool  # the partition takes jobs
+    nodes: int
+    cpus: int  # of a node
+    mem_mb: int
+    gpus: int
+    features: tuple[str, ...] = ()
+    max_time_s: int | None = None  # None: no limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """What a Slurm cluster says that it has; None: it was not asked, or does not tell."""
+
+    version: str
+    mpi: tuple[str, ...]  # the plugins that `srun --mpi=list` names
+    groups: tuple[NodeGroup, ...] = ()
+    names: tuple[str, ...] | None = None  # of its nodes
+    accounts: tuple[str, ...] | None = None  # of the user
+    qos: tuple[str, ...] | None = None  # of the user
+    reservations: tuple[str, ...] | None = None
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Cluster:
+        """Return the cluster that ``dataclasses.asdict`` gave; raise KeyError or TypeError."""
+        groups = [NodeGroup(**_tuples(each)) for each in values["groups"]]
+        return cls(**{**_tuples(values), "groups": tuple(groups)})
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(each) if isinstance(each, list) else each for key, each in values.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +131,7 @@ class Facts:
     source_prefix: str  # path of the source directory below that repository's root
     prefix: Prefix  # the interpreter, mpirun and libraries that the job will use
     gpus: int = 0  # NVIDIA's, as devices of this machine
-    slurm_version: str = ""
-    slurm_mpi: tuple[str, ...] = ()  # what `srun --mpi=list` names
+    slurm: Cluster | None = None  # None: there is no Slurm here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +154,7 @@ class LaunchPlan:
     files: tuple[PlannedFile, ...]
     build: tuple[tuple[str, ...], ...]  # commands that build the environment; () when it is there
     commands: tuple[tuple[str, ...], ...]  # what submits: words, never a shell's line
+    job_name: str  # by which the scheduler knows it
     env: dict[str, str]  # of the ranks, as launch.sh exports it
     secrets: tuple[str, ...]  # variables handed on by name
 
@@ -147,6 +185,11 @@ class RunRecord:
     secrets: tuple[str, ...]
     overrides: tuple[str, ...]
     rerun_of: str = ""
+    max_restarts: int = 0
+    signal_s: int = 0  # how long before its end the ranks are sent SIGUSR1; 0: not at all
+    late: bool = False  # the environment is built inside the job
+    config: dict[str, Any] = field(default_factory=dict)  # resolved, without secrets
+    cluster: Cluster | None = None  # what it was queued on had, then
     schema: int = field(default=RUN_SCHEMA)
 
     @property
@@ -170,6 +213,8 @@ class RunRecord:
                 )
             for name in ("entry", "secrets", "overrides"):
                 values[name] = tuple(values[name])
+            if values.get("cluster") is not None:
+                values["cluster"] = Cluster.from_json(values["cluster"])
             return cls(**values)
         except (ValueError, TypeError, KeyError) as error:
             raise StateError(f"run.json cannot be read ({error}): {text[:200]!r}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,12 @@ _OWN = {
     "LAUNCHER_RUN_ID": ShellExpr('"${LAUNCHER_RUN_DIR##*/}"'),
     "LAUNCHER_OUTPUT_DIR": ShellExpr('"$LAUNCHER_RUN_DIR/outputs"'),
     "LAUNCHER_CHECKPOINT_DIR": ShellExpr('"$LAUNCHER_RUN_DIR/checkpoints"'),
+    # Set by the supervisor; by hand there is none.
+    "LAUNCHER_RESTART_COUNT": ShellExpr('"${LAUNCHER_RESTART_COUNT:-0}"'),
+    "LAUNCHER_CONTROL": ShellExpr('"${LAUNCHER_CONTROL:-}"'),
+    "LAUNCHER_CONTROL_HOST": ShellExpr('"${LAUNCHER_CONTROL_HOST:-}"'),
 }
+_SUPPORT = ("bootstrap.py", "guard.py", "stage.py")
 
 
 def plan(job: JobSpec, facts: Facts, run_id: str) -> LaunchPlan:
@@ -34,17 +40,14 @@ def plan(job: JobSpec, facts: Facts, run_id: str) -> LaunchPlan:
     PlanError: the job cannot be expressed on this compute with this dist.
     """
     check(job)
-    if job.dist.kind == "mpi" and not facts.prefix.mpirun:
-        raise PlanError(
-            "dist=mpi: there is no mpirun beside this interpreter or on PATH",
-            hint="environment.provision=venv builds an environment that has one.",
-        )
+    job.compute.refuse(job, facts)
     run_dir = f"{job.runs_dir}/{run_id}"
     files = (
         PlannedFile(path="launch.sh", text=script(job, facts), mode=0o755),
         PlannedFile(path="ranks.json", text=ranks(job)),
-        *job.compute.files(facts, run_dir),
-        _copy("support/bootstrap.py", "bootstrap.py"),
+        *job.compute.files(job, facts, run_dir),
+        *((PlannedFile(path="build.json", text=_build(job, facts)),) if late(job, facts) else ()),
+        *(_copy(f"support/{name}", name) for name in _SUPPORT),
         _copy("support/lib/launcher/__init__.py", "report.py"),
     )
     return LaunchPlan(
@@ -54,6 +57,7 @@ def plan(job: JobSpec, facts: Facts, run_id: str) -> LaunchPlan:
         files=files,
         build=() if facts.prefix.ready else facts.prefix.commands,
         commands=job.compute.commands(job, facts, run_dir),
+        job_name=f"{job.name}-{run_id}",
         env={name: shell_word(value) for name, value in _environment(job, facts).items()},
         secrets=job.secrets,
     )
@@ -70,6 +74,22 @@ def check(job: JobSpec) -> None:
         )
 
 
+def late(job: JobSpec, facts: Facts) -> bool:
+    """Return whether the environment is built inside the job."""
+    return job.environment.build_on == "job" and not facts.prefix.ready
+
+
+def _build(job: JobSpec, facts: Facts) -> str:
+    """Return the text of build.json: what the job builds before its ranks start, and where."""
+    values = {
+        "environment": asdict(job.environment),
+        "horovod": job.dist.horovod,
+        "mpi": job.dist.kind == "mpi",
+        "path": facts.prefix.path,
+    }
+    return json.dumps(values, indent=1) + "\n"
+
+
 def ranks(job: JobSpec) -> str:
     """Return the text of ranks.json: what every rank's bootstrap reads."""
     values = {
@@ -81,13 +101,14 @@ def ranks(job: JobSpec) -> str:
         "gpus_per_proc": job.resources.gpus_per_proc,
         "horovod": job.dist.horovod,
         "secrets": job.secrets,
+        "stage": job.compute.stage,
     }
     return json.dumps(values, indent=1) + "\n"
 
 
 def script(job: JobSpec, facts: Facts) -> str:
     """Return the text of launch.sh, which the first node runs: code, setup, variables, ranks."""
-    sections = (_header(), _code(facts), _setup(job), _exports(job, facts), _step(job, facts))
+    sections = (_header(), _code(job, facts), _setup(job), _exports(job, facts), _step(job, facts))
     return "\n".join("\n".join(lines) + "\n" for lines in sections if lines)
 
 
@@ -102,7 +123,7 @@ def _header() -> tuple[str, ...]:
     )
 
 
-def _code(facts: Facts) -> tuple[str, ...]:
+def _code(job: JobSpec, facts: Facts) -> tuple[str, ...]:
     """Return the lines that check the recorded source out, once, into the run's own folder."""
     ref = '"refs/launcher/runs/${LAUNCHER_RUN_DIR##*/}:"'
     git = ("git", "-c", "core.hooksPath=/dev/null", "-c", "core.sparseCheckout=false")
@@ -116,7 +137,7 @@ def _code(facts: Facts) -> tuple[str, ...]:
         before, after = (f"  {show} > code.attributes 2> /dev/null || :",), ()
         attributes = ("-c", ShellExpr('core.attributesFile="$LAUNCHER_RUN_DIR/code.attributes"'))
     words = (
-        ShellExpr('GIT_INDEX_FILE="$LAUNCHER_RUN_DIR/code.index"'),
+        ShellExpr('GIT_INDEX_FILE="$LAUNCHER_RUN_DIR/code.index.new"'),
         *git,
         *attributes,
         *there,
@@ -129,9 +150,13 @@ def _code(facts: Facts) -> tuple[str, ...]:
         "unset GIT_DIR GIT_WORK_TREE GIT_OBJECT_DIRECTORY GIT_ALTERNATE_OBJECT_DIRECTORIES",
         "if [ ! -e code.index ]; then",
         "  mkdir -p " + " ".join(_FOLDERS),
+        "  rm -f code.index.new code.index.new.lock",  # of a checkout that was killed
         *before,
         f"  {shell_line(words)}",
         *after,
+        # One file travels to the nodes' own disks quicker than thousands do.
+        *(("  tar -cf code.tar -C code .",) if job.compute.stage == "scratch" else ()),
+        "  mv code.index.new code.index",
         "fi",
     )
 
@@ -167,9 +192,10 @@ def _step(job: JobSpec, facts: Facts) -> tuple[str, ...]:
         ShellExpr('"$LAUNCHER_RUN_DIR/support/bootstrap.py"'),
         ShellExpr('"$LAUNCHER_RUN_DIR/ranks.json"'),
     )
-    words = job.dist.start(rank, job, facts)
+    words = job.dist.start(rank, job, facts, tuple(_environment(job, facts)))
     return (
         "# the ranks",
+        *(job.compute.before_step(job.resources, facts) if job.dist.kind == "mpi" else ()),
         'cd -- "$LAUNCHER_RUN_DIR/code"',
         shell_line((ShellExpr("exec"), *words)),
     )

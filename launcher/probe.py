@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,11 @@ from launcher import git, process
 from launcher.environment.locate import locate
 from launcher.errors import ConfigError, nearest
 from launcher.job import Facts
-from launcher.observe import this_process
+from launcher.processes import this_process
 
 if TYPE_CHECKING:
     from launcher.git import Place
-    from launcher.job import JobSpec
+    from launcher.job import Cluster, JobSpec
     from launcher.snapshot import Snapshot
 
 
@@ -32,7 +32,6 @@ def probe(job: JobSpec, source: Place | Snapshot) -> Facts:
     ConfigError when something that the job names is not there.
     """
     _check_data(job)
-    version, plugins = _slurm() if job.compute.kind == "slurm" else ("", ())
     return Facts(
         user=process.user(),
         uid=os.getuid(),
@@ -44,8 +43,7 @@ def probe(job: JobSpec, source: Place | Snapshot) -> Facts:
         git_dir=source.git_dir,
         source_prefix=source.prefix,
         prefix=locate(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi"),
-        slurm_version=version,
-        slurm_mpi=plugins,
+        slurm=_cluster(job) if job.compute.kind == "slurm" else None,
     )
 
 
@@ -75,12 +73,9 @@ def _check_data(job: JobSpec) -> None:
             )
 
 
-def _slurm() -> tuple[str, tuple[str, ...]]:
-    """Return Slurm's version and the MPI plugins of its srun; empty where there is none."""
-    version = process.run(("sinfo", "--version"))
-    plugins = process.run(("srun", "--mpi=list"))
-    if version.status or plugins.status:
-        return "", ()
-    # Slurm writes the list to one or the other stream, by version.
-    names = re.findall(r"^\s+(\w+)|: (\w+)$", plugins.stdout + plugins.stderr, re.MULTILINE)
-    return version.stdout.split()[-1], tuple(sorted({first or second for first, second in names}))
+def _cluster(job: JobSpec) -> Cluster | None:
+    from launcher.slurm import batch, cluster  # noqa: PLC0415 - other computes need them not
+
+    # What the plan needs next takes as long to import as Slurm takes to answer.
+    threading.Thread(target=batch.load, daemon=True).start()
+    return cluster.probe(job)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from launcher.errors import StateError
-from launcher.follow import Tail
+from launcher.follow import Tail, Waiting
 from launcher.job import RunState
-from launcher.observe import alive, observe
+from launcher.observe import observe, read
+from launcher.scheduler import scheduler
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from launcher.scheduler import Open
     from launcher.store import RunFolder, RunStatus
 
-_POLL_S = 0.05
+_POLL_S = 0.05  # between two looks, at first
+_PATIENCE_S = 20.0  # for a scheduler to end a job, beside the ranks' own time
 
 
 class Run:
@@ -58,13 +59,21 @@ class Run:
         tail.drain(parts.append)
         return b"".join(parts).decode("utf-8", "replace")
 
-    def wait(self, timeout_s: float | None = None) -> RunState:
-        """Return the final state; raise TimeoutError when it is not reached in ``timeout_s``."""
-        end = None if timeout_s is None else time.monotonic() + timeout_s
-        while not (state := self.state).final:
-            if end is not None and time.monotonic() >= end:
+    def wait(
+        self, timeout_s: float | None = None, say: Callable[[str], object] = lambda _: None
+    ) -> RunState:
+        """Return the final state; raise TimeoutError when it is not reached in ``timeout_s``.
+
+        ``say`` gets why the run waits in a queue, as long as it does.
+        """
+        waiting = Waiting(say)
+        begun = time.monotonic()
+        while not (state := (status := self.status).state).final:
+            waiting.look(status)
+            waited = time.monotonic() - begun
+            if timeout_s is not None and waited >= timeout_s:
                 raise TimeoutError(f"run {self.id} is {state.value} after {timeout_s} s")
-            time.sleep(_POLL_S)
+            time.sleep(min(_POLL_S + waited / 50, 1.0))
         return state
 
     def cancel(self) -> RunState:
@@ -73,31 +82,29 @@ class Run:
         Ranks have the run's ``grace_s`` between SIGTERM and SIGKILL. StateError when the run
         cannot be reached from this machine.
         """
-        if not self.status.state.final:
+        if not self.state.final:
             self.interrupt()
-        return self.wait(self.folder.record().grace_s + 30)
+        grace_s = self.folder.record().grace_s
+        try:
+            return self.wait(grace_s + _PATIENCE_S)
+        except TimeoutError:
+            self.interrupt()  # at once, this time
+            return self.wait(_PATIENCE_S)
 
     def interrupt(self) -> None:
-        """Tell the run's supervisor to stop it, at once when told twice; do not wait."""
-        last = self._supervisor()
-        if last is None or observe(self.folder).state.final:
-            return
-        if last["host"] != os.uname().nodename:
-            raise StateError(
-                f"run {self.id} runs on {last['host']}, not on this machine",
-                hint=f"launcher cancel {self.id}, on {last['host']}.",
-            )
-        if alive(last, self.folder.file("heartbeat")):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(last["pid"], signal.SIGTERM)
+        """Have the run ended, at once when told twice; do not wait."""
+        state = observe(self.folder).state
+        if not state.final:
+            run = _started(self.folder)
+            waits = state is not RunState.RUNNING
+            scheduler(run.record.compute).interrupt(run, waits=waits)
 
-    def _supervisor(self) -> dict[str, Any] | None:
-        """Return the supervisor's process; wait a moment for one that is just starting."""
-        for _ in range(100):
-            last = self.folder.events()[-1]
-            if RunState(last["state"]) is RunState.RUNNING:
-                return last
-            if observe(self.folder).state.final:
-                return None
-            time.sleep(_POLL_S)
-        raise StateError(f"run {self.id}: its supervisor does not start", hint="Try again.")
+
+def _started(folder: RunFolder) -> Open:
+    """Return the run; wait a moment for one that is just on its way to its scheduler."""
+    for _ in range(100):
+        run = read(folder)
+        if RunState(run.last["state"]) is not RunState.SUBMITTING:
+            break
+        time.sleep(_POLL_S)
+    return run

@@ -28,12 +28,26 @@ class Provision(enum.Enum):
     conda = 4  # a conda environment, built once a content hash
 
 
+class BuildOn(enum.Enum):
+    """Where an environment that is not there yet is built."""
+
+    submit = 1  # on the submitting machine, before the job is queued
+    job = 2  # in the first job that needs it, on its first node
+
+
 class Launch(enum.Enum):
     """What starts the ranks inside a Slurm allocation."""
 
     auto = 1  # srun where its PMIx plugin is there, else mpirun
     srun = 2
     mpirun = 3
+
+
+class Stage(enum.Enum):
+    """Where the ranks of a Slurm job find their code."""
+
+    shared = 1  # in the run's folder, on the shared file system
+    scratch = 2  # on each node's own disk: $SLURM_TMPDIR, $TMPDIR or /tmp
 
 
 @dataclass
@@ -54,7 +68,8 @@ class JobConf:
     env: Dict[str, Any] = field(default_factory=dict)  # environment variables of the ranks
     secrets: List[str] = field(default_factory=list)  # variables passed by name, never recorded
     data: Dict[str, Any] = field(default_factory=dict)  # name: {path: ...}; see ${data:name}
-    detach: bool = False  # true: return when the run is submitted; false: follow its output
+    wait: Optional[bool] = None  # true: follow to the end; null: on this machine only
+    detach: Optional[bool] = None  # the same the other way round: true is wait=false
 
 
 @dataclass
@@ -62,7 +77,7 @@ class ComputeConf:
     """What every compute has."""
 
     _target_: str = MISSING  # the class that is WHERE; launcher.compute.* or yours
-    cpus_per_proc: Optional[int] = None  # cores a rank; null: the machine's, shared among its ranks
+    cpus_per_proc: Optional[int] = None  # cores a rank; null: Slurm gives 1, others share all
     time: Any = None  # limit: minutes, "HH:MM:SS" or "1-00:00:00"; null: none
     grace_s: float = 10.0  # seconds between SIGTERM and SIGKILL when a run is stopped
 
@@ -79,15 +94,28 @@ class SlurmConf(ComputeConf):
     """A Slurm cluster that this machine submits to."""
 
     _target_: str = "launcher.compute.slurm.Slurm"
-    partition: Optional[str] = None  # sbatch --partition
-    account: Optional[str] = None  # sbatch --account
-    qos: Optional[str] = None  # sbatch --qos
-    mem: Optional[str] = None  # memory a node, such as "16G"
-    constraint: Optional[str] = None  # sbatch --constraint
+    partition: Optional[str] = None  # null: the cluster's default
+    account: Optional[str] = None  # whom the hours are charged to
+    qos: Optional[str] = None  # quality of service
+    mem: Optional[str] = None  # memory of a node, such as "16G"
+    gres: Optional[str] = None  # of a node, such as "gpu:a100:2"; replaces gpus_per_proc there
+    constraint: Optional[str] = None  # features of nodes, such as "a100|h100"
+    reservation: Optional[str] = None  # nodes that are kept for you, by its name
+    nodelist: Optional[str] = None  # nodes to have, such as "node[1-4]"
+    exclude: Optional[str] = None  # nodes to avoid
+    exclusive: bool = False  # whole nodes, shared with no other job
+    comment: Optional[str] = None  # of the job, for whoever reads the queue or the accounts
+    mail_type: Optional[str] = None  # BEGIN, END, FAIL, ALL, ...
+    mail_user: Optional[str] = None  # address that mail_type goes to
     setup: List[str] = field(default_factory=list)  # shell lines, such as "module load openmpi"
-    extra: Dict[str, Any] = field(default_factory=dict)  # any other sbatch option: {reservation: x}
+    extra: Dict[str, Any] = field(default_factory=dict)  # any other sbatch option: {nice: 100}
     launch: Launch = Launch.auto  # what starts the ranks: auto, srun, mpirun
     mpi: str = "auto"  # srun --mpi=...; auto: pmix
+    stage: Stage = Stage.shared  # where ranks find the code: shared, or each node's scratch
+    requeue: bool = True  # Slurm may start the job again: preempted, or a node was lost
+    max_restarts: int = 3  # how often, time limits included (where a checkpoint was written)
+    signal_before_end_s: Optional[int] = None  # SIGUSR1 to ranks so long before SIGTERM; null: 60
+    max_parallel: Optional[int] = None  # jobs of a sweep that run at once; null: no limit
 
 
 @dataclass
@@ -114,6 +142,7 @@ class EnvironmentConf:
         default_factory=list
     )  # conda specs; make provision=auto use conda
     provision: Provision = Provision.auto  # auto, current, venv, conda
+    build_on: BuildOn = BuildOn.submit  # where it is built: submit, or inside the first job
     pip_args: List[str] = field(default_factory=list)  # words added to every pip install
     setup: List[str] = field(
         default_factory=list

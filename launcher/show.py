@@ -7,7 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from launcher.shell import shell_line
+from launcher.shell import shell_line, shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,21 +49,28 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def runs_table(statuses: Sequence[RunStatus]) -> str:
     """Return the table of ``launcher runs``."""
-    heads = ("ID", "NAME", "STATE", "WHERE", "RANKS", "STARTED", "DURATION", "METRICS")
+    heads = ["ID", "NAME", "STATE", "WHERE", "RANKS", "STARTED", "DURATION", "METRICS", "WHY"]
     rows = [
-        (
+        [
             each.id,
             each.name,
             each.state.value,
-            f"{each.compute}:{each.host}" if each.compute == "local" else each.compute,
+            _where(each),
             str(each.world_size),
             clock(each.started),
             _known_duration(each),
             metrics(each.metrics),
-        )
+            each.reason,
+        ]
         for each in statuses
     ]
+    if not any(row[-1] for row in rows):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
     return table(heads, rows)
+
+
+def _where(status: RunStatus) -> str:
+    return f"{status.compute}:{status.host if status.compute == 'local' else status.job_id}"
 
 
 def status_text(status: RunStatus, folder: RunFolder) -> str:
@@ -75,10 +82,14 @@ def status_text(status: RunStatus, folder: RunFolder) -> str:
     lines = [
         ("run", f"{status.id} ({status.name})"),
         ("state", status.state.value),
-        ("reason", status.reason),
+        ("why", status.reason),
+        ("may help", shell_word(status.advice) if status.advice else ""),
         ("exit status", "" if status.exit_status is None else str(status.exit_status)),
         ("where", f"{record.compute} {record.host}, {ranks(record)}"),
+        ("job", " ".join(filter(None, (status.job_id, ",".join(status.nodes))))),
+        ("restarts", str(status.restarts) if status.restarts else ""),
         ("submitted", f"{clock(status.created)} by {record.user}"),
+        ("expected", clock(status.expected)),
         ("started", clock(status.started)),
         ("ended", clock(status.ended)),
         ("duration", _known_duration(status)),

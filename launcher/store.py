@@ -7,6 +7,7 @@ run that ended adds one line to it; a line that is missing or broken only costs 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -37,12 +38,17 @@ class RunStatus:
     host: str
     world_size: int
     created: float
+    expected: float | None = None  # start of a run that waits, by its scheduler
     started: float | None = None
     ended: float | None = None
     exit_status: int | None = None
     reason: str = ""  # one sentence, for a run that did not succeed
+    advice: str = ""  # one override that is likely to help
     failed: dict[str, Any] = field(default_factory=dict)  # the first rank that failed
     metrics: dict[str, Any] = field(default_factory=dict)  # the last value of each
+    job_id: str = ""  # the scheduler's
+    nodes: tuple[str, ...] = ()
+    restarts: int = 0
 
     @property
     def duration_s(self) -> float | None:
@@ -77,10 +83,17 @@ def write_atomically(path: str, text: str, mode: int = 0o644) -> None:
 
 
 def append_line(path: str, values: dict[str, Any]) -> None:
-    """Append ``values`` as one line of JSON, in one write: lines of two writers never mix."""
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    """Append ``values`` as one line of JSON, in one write: lines of two writers never mix.
+
+    OSError when it was not written whole; what follows a broken line begins a line of its own.
+    """
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(file, (json.dumps(values) + "\n").encode())
+        size = os.fstat(file).st_size
+        broken = size and os.pread(file, 1, size - 1) != b"\n"
+        line = ("\n" if broken else "") + json.dumps(values) + "\n"
+        if os.write(file, line.encode()) < len(line.encode()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
     finally:
         os.close(file)
 
@@ -139,6 +152,12 @@ class RunFolder:
             last.update(line)
         last.pop("time", None)
         return last
+
+    def forget_ranks(self) -> None:
+        """Remove what guards wrote in an earlier attempt."""
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.file("ranks")):
+                os.unlink(self.file("ranks", name))
 
     def ranks(self) -> list[dict[str, Any]]:
         """Return what the ranks' guards wrote, by rank."""

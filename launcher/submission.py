@@ -1,8 +1,9 @@
 """Write the files, record the run, start it: the only mutation on the straight path.
 
 Why the snapshot comes before the environment: to build one may take minutes, and what is edited
-meanwhile is not what was submitted. Why the supervisor is started first and told last: it takes
-as long to be ready as the recording takes, and if we die in between, it ends and nothing started.
+meanwhile is not what was submitted. Why a start is begun first and let go last: what it takes, a
+supervisor's imports or the scheduler's estimate, passes while the run is recorded; if we die in
+between, nothing has started.
 """
 
 from __future__ import annotations
@@ -18,25 +19,26 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from launcher import process, record, show, snapshot
+from launcher import record, show, snapshot
 from launcher.environment import build
-from launcher.errors import ConfigError, LaunchError, PlanError, SubmitError
+from launcher.errors import ConfigError, LaunchError
 from launcher.git import Place
 from launcher.job import RunRecord, RunState
-from launcher.observe import this_process
-from launcher.store import RunFolder, Store, last_lines, write_atomically
+from launcher.plan import late
+from launcher.processes import this_process
+from launcher.scheduler import scheduler
+from launcher.store import RunFolder, Store, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from launcher.job import Facts, JobSpec, LaunchPlan
-    from launcher.process import Running
+    from launcher.scheduler import Start
     from launcher.snapshot import Snapshot
 
-_BUILT = ("local",)
 # Variables that make a process a rank of a run.
 _OF_A_RANK = re.compile(
-    r"(LAUNCHER_(RUN|OUTPUT|CHECKPOINT)_|OMPI_|PMIX_|PRTE_|(RANK|WORLD_SIZE|LOCAL_RANK|"
+    r"(LAUNCHER_(RUN|OUTPUT|CHECKPOINT|RESTART|CONTROL)|OMPI_|PMIX_|PRTE_|(RANK|WORLD_SIZE|LOCAL_RANK|"
     r"LOCAL_WORLD_SIZE|NODE_RANK|MASTER_ADDR|MASTER_PORT)$)"
 )
 
@@ -55,38 +57,36 @@ def submit(
     ``secrets``: values given in the configuration; others come from our environment. ``source``:
     where the source lies, or a recorded snapshot. LaunchError: nothing is left of the attempt.
     """
-    if job.compute.kind not in _BUILT:
-        raise PlanError(
-            f"compute={job.compute.kind}: submitting to it is not built yet",
-            hint="launcher plan shows what it will do; compute=local runs on this machine.",
-        )
-    handed_on = _secret_values(job, secrets)
+    keeper = scheduler(job.compute.kind)
+    env = _variables(_secret_values(job, secrets))
     folder = Store(job.runs_dir).create(plan.run_id)
-    supervisor: Running | None = None
+    start: Start | None = None
     try:
         folder.event(RunState.SUBMITTING, **this_process())
         run = _record(job, facts, plan)
         write_atomically(folder.file("run.json"), run.to_json())
-        supervisor = _start(folder, plan, handed_on)
         _write(folder, plan)
+        start = keeper.begin(folder, plan, env, say)
         taken = snapshot.take(source) if isinstance(source, Place) else source
         _warn(job, facts, say)
-        lock = build.lock_text(build.ensure(facts.prefix, say))
+        lock = "" if run.late else build.lock_text(build.ensure(facts.prefix, say))
         run = replace(run, commit=_commit(run, job, plan, taken, lock))
         write_atomically(folder.file("run.json"), run.to_json())
-        write_atomically(folder.file("environment.lock"), lock)
-        _tell(supervisor, folder)
+        if lock:
+            write_atomically(folder.file("environment.lock"), lock)
+        start.go()
     except BaseException:
-        _undo(folder, facts.git_dir, supervisor)
+        _undo(folder, facts.git_dir, start, say)
         raise
+    start.report()
     return folder
 
 
-def _undo(folder: RunFolder, git_dir: str, supervisor: Running | None) -> None:
-    """Leave nothing of a submit that failed half way."""
-    if supervisor is not None:
-        with supervisor:  # closes our end of its pipe, and waits
-            supervisor.kill()
+def _undo(folder: RunFolder, git_dir: str, start: Start | None, say: Callable[[str], None]) -> None:
+    """Leave nothing of a submit that failed half way, unless its job may be there."""
+    if start is not None and not start.undo():
+        say(f"launcher: whether run {folder.id} was queued is not known: launcher show tells later")
+        return
     with contextlib.suppress(LaunchError):
         record.forget(git_dir, folder.id)
     shutil.rmtree(folder.path, ignore_errors=True)
@@ -123,6 +123,11 @@ def _record(job: JobSpec, facts: Facts, plan: LaunchPlan) -> RunRecord:
         secrets=job.secrets,
         overrides=job.overrides,
         rerun_of=job.rerun_of,
+        max_restarts=job.compute.restarts(),
+        signal_s=job.compute.signal_s(job.resources),
+        late=late(job, facts),
+        config=job.config,
+        cluster=facts.slurm,
     )
 
 
@@ -173,34 +178,12 @@ def _warn(job: JobSpec, facts: Facts, say: Callable[[str], None]) -> None:
         say(f"launcher: warning: {wanted} GPUs are asked for, {facts.gpus} are on this machine")
 
 
-def _start(folder: RunFolder, plan: LaunchPlan, secrets: dict[str, str]) -> Running:
-    """Run the plan's command and return the supervisor, which waits to be told to begin."""
-    (argv,) = plan.commands
-    os.makedirs(folder.file("logs"))
-    with open(folder.file("logs", "launch.log"), "ab") as log:
-        ours = dict(os.environ)
-        if "LAUNCHER_RUN_ID" in ours:  # submitted by the script of another run
-            ours = {name: ours[name] for name in ours if not _OF_A_RANK.match(name)}
-        try:
-            return process.start(argv, log=log, env={**ours, **secrets}, waits=True)
-        except OSError as error:
-            raise SubmitError(
-                f"{argv[0]} cannot be started: {error}", argv=argv, exit_status=127
-            ) from error
-
-
-def _tell(supervisor: Running, folder: RunFolder) -> None:
-    """Tell the supervisor to begin; its first word makes the run its own, whatever we do then."""
-    assert supervisor.stdin is not None  # noqa: S101 - for the type checker
-    with contextlib.suppress(BrokenPipeError), supervisor.stdin:
-        supervisor.stdin.write(b"!")
-    while len(folder.events()) == 1 and supervisor.poll() is None:
-        time.sleep(0.002)
-    if len(folder.events()) == 1:
-        raise SubmitError(
-            f"the supervisor ended at once: {last_lines(folder.file('logs', 'launch.log'))}",
-            exit_status=supervisor.returncode,
-        )
+def _variables(secrets: dict[str, str]) -> dict[str, str]:
+    """Return all variables of what is started: ours, less those of a rank, and the secrets."""
+    ours = dict(os.environ)
+    if "LAUNCHER_RUN_ID" in ours:  # submitted by the script of another run
+        ours = {name: ours[name] for name in ours if not _OF_A_RANK.match(name)}
+    return {**ours, **secrets}
 
 
 def yaml_text(value: Any) -> str:

@@ -27,6 +27,7 @@ _VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "rerun": jobs.rerun,
     "runs": runs.list_runs,
     "show": runs.show_run,
+    "explain": runs.explain_run,
     "logs": runs.logs,
     "wait": runs.wait,
     "cancel": runs.cancel,

@@ -37,6 +37,12 @@ def _request(
     options_of.add_argument("overrides", nargs="*", help="key=value")
     options = options_of.parse_intermixed_args(argv)
     overrides = tuple(options.overrides)
+    for word in overrides:
+        if "=" not in word and os.path.isfile(word):
+            raise ConfigError(
+                f"{word}: not an override (key=value)",
+                hint=f"Did you mean entry_script={word}? Its arguments: script_params.name=value.",
+            )
     return options, Request(overrides=overrides, config_dir=options.config_dir)
 
 
@@ -47,10 +53,10 @@ def submit(argv: Sequence[str]) -> int:
     options, request = _request(argv, options_of)
     if options.multirun:
         raise ConfigError(
-            "-m: sweeps are not built yet", hint="Submit the points one by one with detach=true."
+            "-m: sweeps are not built yet", hint="Submit the points one by one with wait=false."
         )
     prepared = api.prepare(request)
-    return _follow(prepared.submit(say), detach=prepared.job.detach)
+    return _follow(prepared.submit(say), wait=prepared.job.wait)
 
 
 def plan(argv: Sequence[str]) -> int:
@@ -72,30 +78,35 @@ def rerun(argv: Sequence[str]) -> int:
     options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
     options, request = _request(argv, options_of)
     prepared = api.repeat(options.run, request, options.runs_dir)
-    return _follow(prepared.submit(say), detach=prepared.job.detach)
+    return _follow(prepared.submit(say), wait=prepared.job.wait)
 
 
-def _follow(run: Run, *, detach: bool) -> int:
-    """Follow a run to its end; Ctrl-C stops the run, a second one at once."""
+def _follow(run: Run, *, wait: bool) -> int:
+    """Follow a run to its end; Ctrl-C stops a run of this machine, a second one at once."""
     from launcher.follow import Tail, follow  # noqa: PLC0415
 
     say(f"launcher: run {run.id}, {run.folder.path}")
     runs_dir = os.path.dirname(run.folder.path)
     where = "" if runs_dir == api.store().path else f" --runs-dir {shell_word(runs_dir)}"
-    if detach:
-        say(f"  launcher logs -f {run.id}{where}   launcher cancel {run.id}{where}")
+    commands = f"  launcher logs -f {run.id}{where}   launcher cancel {run.id}{where}"
+    if not wait:
+        say(commands)
         print(run.id)
         return 0
-    tail = Tail(run.folder, world_size=run.folder.record().world_size)
+    record = run.folder.record()
+    tail = Tail(run.folder, world_size=record.world_size)
     told = 0
     while True:
         try:
-            return _ended(follow(tail, _write_if_read), run, where)
+            return _ended(follow(tail, _write_if_read, say), run, where)
         except KeyboardInterrupt:
+            if record.compute != "local":  # it has a place of its own, and may be days old
+                say(f"\nlauncher: run {run.id} goes on without us\n{commands}")
+                return 130
             told += 1
-            grace = run.folder.record().grace_s
             say(
-                f"\nlauncher: SIGTERM is sent, SIGKILL in {grace:g} s; Ctrl-C again kills now"
+                f"\nlauncher: SIGTERM is sent, SIGKILL in {record.grace_s:g} s; "
+                "Ctrl-C again kills now"
                 if told == 1
                 else "\nlauncher: killing"
             )
@@ -115,15 +126,18 @@ def _ended(status: RunStatus, run: Run, where: str) -> int:
 
     words = [
         f"launcher: run {run.id} {status.state.value}",
-        f"after {show.duration(status.duration_s)}",
+        f"after {show.duration(status.duration_s)}" if status.started else "before it started",
     ]
     if status.metrics:
         words.append(f"({show.metrics(status.metrics)})")
     say(" ".join(words))
     if status.reason:
         say(f"  {status.reason}")
+    if status.advice:
+        say(f"  may help: {shell_word(status.advice)}")
     if status.failed:
         last = [line for line in status.failed.get("last_lines", []) if line.strip()]
-        say(f"  {last[-1][:200]}" if last else "  it printed nothing")
+        if not last or last[-1].strip() not in status.reason:
+            say(f"  {last[-1][:200]}" if last else "  it printed nothing")
         say(f"  launcher show {run.id}{where}")
     return exit_status(status.state)

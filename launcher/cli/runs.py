@@ -10,12 +10,13 @@ from launcher import api
 from launcher.cli.words import RUN_HELP, RUNS_DIR_HELP, exit_status, parser, say, write
 from launcher.errors import ConfigError
 from launcher.run import Run
+from launcher.shell import shell_word
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-    from launcher.store import RunFolder
+    from launcher.store import RunFolder, RunStatus
 
 
 def list_runs(argv: Sequence[str]) -> int:
@@ -55,6 +56,34 @@ def show_run(argv: Sequence[str]) -> int:
     return 0
 
 
+def explain_run(argv: Sequence[str]) -> int:
+    """Say in a sentence why a run is where it is, and which override may help."""
+    options_of = parser("explain", explain_run)
+    options_of.add_argument("--json", action="store_true", help="as JSON")
+    folder, options = _one_run(options_of, argv)
+    status = Run(folder).status
+    sentence = status.reason or _plain(folder, status)
+    if options.json:
+        from launcher import show  # noqa: PLC0415
+
+        told = {"id": status.id, "state": status.state.value}
+        told |= {"sentence": sentence, "override": status.advice}
+        sys.stdout.write(show.json_text(told))
+        return 0
+    print(sentence)
+    if status.advice:
+        print(f"  may help: {shell_word(status.advice)}")
+    return 0
+
+
+def _plain(folder: RunFolder, status: RunStatus) -> str:
+    """Return the sentence of a run of which there is nothing to be explained."""
+    from launcher.outcome import explained  # noqa: PLC0415
+
+    known = {"state": status.state.value, "nodes": status.nodes, "restart": status.restarts}
+    return str(explained(folder, folder.record(), known)["reason"])
+
+
 def logs(argv: Sequence[str]) -> int:
     """Print a run's output; -f follows it while it runs."""
     from launcher.follow import Tail, follow  # noqa: PLC0415
@@ -68,7 +97,7 @@ def logs(argv: Sequence[str]) -> int:
         raise ConfigError(f"--rank {options.rank}: the run has ranks 0 to {world_size - 1}")
     tail = Tail(folder, world_size=world_size, rank=options.rank)
     if options.follow:
-        follow(tail, write)
+        follow(tail, write, say)
     else:
         tail.drain(write)
     return 0
@@ -78,7 +107,7 @@ def wait(argv: Sequence[str]) -> int:
     """Wait until runs have ended; the exit status is that of the worst."""
     worst = 0
     for run in _some_runs(parser("wait", wait), argv):
-        state = run.wait()
+        state = run.wait(say=say)
         print(f"{run.id} {state.value}", flush=True)
         worst = max(worst, exit_status(state))
     return worst

@@ -34,7 +34,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         hint = f"{self.prog} --help shows its options. Arguments of your script are overrides: "
-        raise ConfigError(f"{self.prog}: {message}", hint=f"{hint}script_params.lr=0.1")
+        verb = self.prog.removeprefix("launcher").strip()
+        raise ConfigError(
+            f"{verb}: {message}".removeprefix(": "), hint=f"{hint}script_params.lr=0.1"
+        )
 
 
 def stop_writing() -> None:

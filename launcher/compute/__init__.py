@@ -29,14 +29,27 @@ class Compute(Protocol):
         """Return the time limit, as configured."""
 
     @property
+    def stage(self) -> str:
+        """Return ``scratch`` where each node has its own copy of the code, else ``shared``."""
+
+    @property
     def setup(self) -> tuple[str, ...]:
         """Return shell lines that run first in the job."""
 
     def check(self, resources: Resources) -> None:
         """Raise PlanError when ``resources`` cannot be had there."""
 
+    def refuse(self, job: JobSpec, facts: Facts) -> None:
+        """Raise PlanError when the place, as it was seen, has not what ``job`` asks for."""
+
     def cpus_of_a_rank(self, resources: Resources, facts: Facts) -> int | None:
         """Return the cores that one rank may use; None: not known before the job starts."""
+
+    def restarts(self) -> int:
+        """Return how often the place may start a job again."""
+
+    def signal_s(self, resources: Resources) -> int:
+        """Return how long before a job's end its ranks are sent SIGUSR1, in seconds; 0: never."""
 
     def head_address(self) -> Word:
         """Return the address of the first node, as seen from every node."""
@@ -47,10 +60,13 @@ class Compute(Protocol):
     def step(self, resources: Resources, facts: Facts) -> tuple[Word, ...]:
         """Return the scheduler's own words that start all ranks; () where mpirun must."""
 
-    def mpi_environment(self, resources: Resources) -> dict[str, str]:
+    def before_step(self, resources: Resources, facts: Facts) -> tuple[str, ...]:
+        """Return shell lines that launch.sh runs just before the ranks."""
+
+    def mpi_environment(self, resources: Resources) -> dict[str, Word]:
         """Return what Open MPI must know of this place."""
 
-    def files(self, facts: Facts, run_dir: str) -> tuple[PlannedFile, ...]:
+    def files(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[PlannedFile, ...]:
         """Return the files that this place needs beside launch.sh."""
 
     def commands(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[tuple[str, ...], ...]:

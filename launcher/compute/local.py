@@ -19,6 +19,7 @@ class Local:
 
     kind: ClassVar[str] = "local"
     setup: ClassVar[tuple[str, ...]] = ()
+    stage: ClassVar[str] = "shared"
 
     cpus_per_proc: int | None = None
     time: int | str | None = None
@@ -32,9 +33,20 @@ class Local:
                 hint=f"nodes=1 procs_per_node={resources.world_size}, or compute=slurm.",
             )
 
+    def refuse(self, job: JobSpec, facts: Facts) -> None:
+        """Accept what this machine cannot hold: it is said, and shared."""
+
     def cpus_of_a_rank(self, resources: Resources, facts: Facts) -> int | None:
         """Return this machine's cores, shared among the ranks; at least 1."""
         return self.cpus_per_proc or max(1, facts.cpus // resources.procs_per_node)
+
+    def restarts(self) -> int:
+        """Return how often the place may start a job again."""
+        return 0
+
+    def signal_s(self, resources: Resources) -> int:  # noqa: ARG002
+        """Return 0: nobody ends a job there but its own limit, by SIGTERM."""
+        return 0
 
     def head_address(self) -> Word:
         """Return loopback: no rank is elsewhere."""
@@ -48,7 +60,11 @@ class Local:
         """Return (): there is no scheduler."""
         return ()
 
-    def mpi_environment(self, resources: Resources) -> dict[str, str]:  # noqa: ARG002
+    def before_step(self, resources: Resources, facts: Facts) -> tuple[str, ...]:  # noqa: ARG002
+        """Return (): there is nothing to be done."""
+        return ()
+
+    def mpi_environment(self, resources: Resources) -> dict[str, Word]:  # noqa: ARG002
         """Return shared memory as the transport, and no scheduler, even inside an allocation."""
         return {
             "OMPI_MCA_btl": "self,sm",
@@ -58,7 +74,7 @@ class Local:
             "PRTE_MCA_ras": "^slurm",
         }
 
-    def files(self, facts: Facts, run_dir: str) -> tuple[PlannedFile, ...]:  # noqa: ARG002
+    def files(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[PlannedFile, ...]:  # noqa: ARG002
         """Return (): nothing beside launch.sh."""
         return ()
 

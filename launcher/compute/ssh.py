@@ -20,6 +20,7 @@ class Ssh:
 
     kind: ClassVar[str] = "ssh"
     setup: ClassVar[tuple[str, ...]] = ()
+    stage: ClassVar[str] = "shared"
 
     cpus_per_proc: int | None = None
     time: int | str | None = None
@@ -35,9 +36,20 @@ class Ssh:
                 hint="compute.hosts=[hosta,hostb] names them, in rank order.",
             )
 
+    def refuse(self, job: JobSpec, facts: Facts) -> None:
+        """Accept any job: the hosts are not asked yet."""
+
     def cpus_of_a_rank(self, resources: Resources, facts: Facts) -> int | None:  # noqa: ARG002
         """Return what is asked for: the hosts' cores are not known here."""
         return self.cpus_per_proc
+
+    def restarts(self) -> int:
+        """Return how often the place may start a job again."""
+        return 0
+
+    def signal_s(self, resources: Resources) -> int:  # noqa: ARG002
+        """Return 0: nobody ends a job there but its own limit, by SIGTERM."""
+        return 0
 
     def head_address(self) -> Word:
         """Return the first host's own name."""
@@ -51,11 +63,15 @@ class Ssh:
         """Return (): mpirun starts the ranks."""
         return ()
 
-    def mpi_environment(self, resources: Resources) -> dict[str, str]:
+    def before_step(self, resources: Resources, facts: Facts) -> tuple[str, ...]:  # noqa: ARG002
+        """Return (): there is nothing to be done."""
+        return ()
+
+    def mpi_environment(self, resources: Resources) -> dict[str, Word]:
         """Return the transports: shared memory, and TCP between hosts."""
         return {"OMPI_MCA_btl": "self,sm,tcp" if resources.nodes > 1 else "self,sm"}
 
-    def files(self, facts: Facts, run_dir: str) -> tuple[PlannedFile, ...]:  # noqa: ARG002
+    def files(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[PlannedFile, ...]:  # noqa: ARG002
         """Return (): launch.sh is all that a host needs."""
         return ()
 

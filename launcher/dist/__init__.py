@@ -23,8 +23,13 @@ class Dist(Protocol):
     def check(self, resources: Resources) -> None:
         """Raise PlanError when so many ranks cannot be started this way."""
 
-    def start(self, rank: tuple[Word, ...], job: JobSpec, facts: Facts) -> tuple[Word, ...]:
-        """Return the words that start every rank, each running the words ``rank``."""
+    def start(
+        self, rank: tuple[Word, ...], job: JobSpec, facts: Facts, exported: tuple[str, ...]
+    ) -> tuple[Word, ...]:
+        """Return the words that start every rank, each running the words ``rank``.
+
+        ``exported``: the names of the variables that launch.sh exports.
+        """
 
     def environment(self, job: JobSpec, facts: Facts) -> dict[str, Word]:
         """Return the variables that this way of starting wants."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from launcher.errors import PlanError
 from launcher.shell import ShellExpr
 
 if TYPE_CHECKING:
@@ -30,21 +31,26 @@ class Mpi:
     def check(self, resources: Resources) -> None:
         """Accept any number of ranks."""
 
-    def start(self, rank: tuple[Word, ...], job: JobSpec, facts: Facts) -> tuple[Word, ...]:
+    def start(
+        self, rank: tuple[Word, ...], job: JobSpec, facts: Facts, exported: tuple[str, ...]
+    ) -> tuple[Word, ...]:
         """Return the scheduler's own words for the ranks, or mpirun's."""
         step = job.compute.step(job.resources, facts)
         if step:
             return (*step, *rank)
-        return (*self._mpirun(job, facts), *rank)
+        # The environment of ranks on other nodes: by name, so that no value stands in argv.
+        names = ("LAUNCHER_RUN_DIR", *exported, *job.secrets) if job.resources.nodes > 1 else ()
+        return (*self._mpirun(job, facts, names), *rank)
 
-    def _mpirun(self, job: JobSpec, facts: Facts) -> tuple[Word, ...]:
+    def _mpirun(self, job: JobSpec, facts: Facts, names: tuple[str, ...]) -> tuple[Word, ...]:
+        if not facts.prefix.mpirun:
+            raise PlanError(
+                "dist=mpi: there is no mpirun beside this interpreter or on PATH",
+                hint="environment.provision=venv builds an environment that has one.",
+            )
         resources = job.resources
         slots = job.compute.slots(resources)
         hosts = ("--host", ",".join(f"{host}:{ranks}" for host, ranks in slots)) if slots else ()
-        # The environment of ranks on other nodes: by name, so that no value stands in argv.
-        names = sorted({*job.env, *job.secrets, *self.environment(job, facts), *_OF_THE_RUN})
-        names += ["LD_LIBRARY_PATH"] if facts.prefix.kind == "venv" else []
-        exported = [word for name in names for word in ("-x", name)] if resources.nodes > 1 else []
         return (
             facts.prefix.mpirun,
             *("-n", str(resources.world_size)),
@@ -53,18 +59,20 @@ class Mpi:
             *("--map-by", "slot:OVERSUBSCRIBE"),
             # Bound to one core, a rank's threads would share it; OMP_NUM_THREADS does the sharing.
             *("--bind-to", "none"),
-            *exported,
+            *(word for name in names for word in ("-x", name)),
             *self.mpirun_args,
         )
 
     def environment(self, job: JobSpec, facts: Facts) -> dict[str, Word]:
         """Return Open MPI's parameters, the rendezvous address and the thread count."""
-        tuned = {"OMPI_MCA_pml": "ob1", **job.compute.mpi_environment(job.resources)}
+        tuned: dict[str, Word] = {"OMPI_MCA_pml": "ob1"}
+        tuned |= job.compute.mpi_environment(job.resources)
         if facts.uid == 0:
             tuned |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-        if facts.prefix.mpi_version[:1] == (4,) and "OMPI_MCA_btl" in tuned:
+        transports = tuned.get("OMPI_MCA_btl")
+        if facts.prefix.mpi_version[:1] == (4,) and isinstance(transports, str):
             # Open MPI 4 calls shared memory by its older name.
-            tuned["OMPI_MCA_btl"] = tuned["OMPI_MCA_btl"].replace("sm", "vader")
+            tuned["OMPI_MCA_btl"] = transports.replace("sm", "vader")
         tuned |= {f"OMPI_MCA_{name}": value for name, value in self.mca.items()}
         words: dict[str, Word] = {**tuned, "MASTER_ADDR": job.compute.head_address()}
         # The supervisor finds a free port; by hand, torch's usual one.
@@ -74,12 +82,3 @@ class Mpi:
             words["OMP_NUM_THREADS"] = str(cpus)
         return words
 
-
-# What launch.sh itself exports, and every rank needs.
-_OF_THE_RUN = (
-    "LAUNCHER_CHECKPOINT_DIR",
-    "LAUNCHER_OUTPUT_DIR",
-    "LAUNCHER_RUN_DIR",
-    "LAUNCHER_RUN_ID",
-    "PATH",
-)

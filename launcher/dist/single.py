@@ -28,7 +28,13 @@ class Single:
                     hint="Add dist=mpi to start several ranks.",
                 )
 
-    def start(self, rank: tuple[Word, ...], job: JobSpec, facts: Facts) -> tuple[Word, ...]:  # noqa: ARG002
+    def start(
+        self,
+        rank: tuple[Word, ...],
+        job: JobSpec,  # noqa: ARG002
+        facts: Facts,  # noqa: ARG002
+        exported: tuple[str, ...],  # noqa: ARG002
+    ) -> tuple[Word, ...]:
         """Return the rank's own words."""
         return rank
 

