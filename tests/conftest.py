@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,8 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+pytest_plugins = ("tests.real.slurm",)  # a cluster is up once for all files that use it
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files")
+
+
+def pytest_configure() -> None:
+    # A shell starts what it puts in the background deaf to Ctrl-C, and so all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -80,7 +89,8 @@ class Project:
     @property
     def runs(self) -> list[Path]:
         """The folders of runs that are recorded or on their way, in the order of their submits."""
-        found = [each.parent for each in self.path.glob("runs/*/events.jsonl")]
+        events = self.path.glob("runs/*/events.jsonl")
+        found = [each.parent for each in events if "\n" in each.read_text("utf-8")]
         return sorted(found, key=lambda run: json.loads(_first_line(run / "events.jsonl"))["time"])
 
     @property

@@ -16,6 +16,7 @@ from tests.real.conftest import HOROVOD
 
 if TYPE_CHECKING:
     from tests.conftest import Project
+    from tests.real.slurm import UserProject
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -45,22 +46,28 @@ def test_the_reference(request: pytest.FixtureRequest) -> None:
 def plain(text: str) -> list[str]:
     """Return the lines without what differs from run to run: ids, numbers, folders, blanks."""
     text = re.sub(r"\d{6}-\d{6}-\w{4}", "ID", text)
-    text = re.sub(r"\S*/digits|\S*/project", "PROJECT", text)
+    text = re.sub(r"\S*/digits|\S*/project|/tmp/\S*/home/\w+/\w+", "PROJECT", text)
     text = re.sub(r"local:\S+", "local:HOST", text)
     text = re.sub(r"\d+(\.\d+)?(e-\d+)?", "N", text)
     return [re.sub(r"\s+", " ", line).strip() for line in text.strip().splitlines()]
+
+
+def steps(*, slurm: bool) -> list[tuple[str, str]]:
+    """Return (command, what it prints) of the tour, or of its part on a Slurm cluster."""
+    head, _, rest = README.read_text("utf-8").partition("### On a Slurm cluster\n")
+    there, _, tail = rest.partition("\n### ")
+    blocks = re.findall(r"```console\n(.*?)```", there if slurm else head + tail, re.DOTALL)
+    found = [step for block in blocks for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    return [(command, out) for command, _, out in (step.partition("\n") for step in found)]
 
 
 def test_the_tour(project: Project) -> None:
     project.copy_example("digits")
     subprocess.run(["git", "init", "-q"], cwd=project.path, check=True)
     assert project.launch("env", "build", *HOROVOD).returncode == 0
-    blocks = re.findall(r"```console\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
-    steps = [step for block in blocks for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
-    assert len(steps) == 7
+    assert len(steps(slurm=False)) == 7
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    for step in steps:
-        command, _, expected = step.partition("\n")
+    for command, expected in steps(slurm=False):
         done = subprocess.run(
             ["bash", "-c", f"set -o pipefail; {command}"],
             cwd=project.path,
@@ -73,6 +80,17 @@ def test_the_tour(project: Project) -> None:
         shown = [line for line in done.stdout.splitlines() if not line.startswith("environment ")]
         assert done.returncode == 0, done.stdout
         assert plain("\n".join(shown)) == plain(expected), command
+
+
+@pytest.mark.usefixtures("horovod_python")
+def test_the_tour_on_a_slurm_cluster(user: UserProject) -> None:
+    user.copy_example("digits")
+    user.shell("git init -q")
+    assert len(steps(slurm=True)) == 2
+    for command, expected in steps(slurm=True):
+        done = user.shell(f"{{ {command}; }} 2>&1")
+        assert done.returncode == 0, done.stdout
+        assert plain(done.stdout) == plain(expected), command
 
 
 @pytest.mark.parametrize("script", ["examples/first_run.sh", "tests/run.sh", "tests/setup.sh"])

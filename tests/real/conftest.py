@@ -28,7 +28,7 @@ def log(run: Path, rank: int = 0) -> str:
     return (run / "logs" / f"rank-{rank}.log").read_text()
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 30) -> Any:
+def until(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
     """Wait for a condition that other processes bring about; fail when it does not come."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -65,7 +66,7 @@ def test_workers_that_are_spawned_find_the_script(project: Project) -> None:
     ("ending", "status", "words"),
     [
         ("raise SystemExit(7)", 7, "exit status 7"),
-        ("raise ValueError('bad loss')", 1, "exit status 1"),
+        ("raise ValueError('bad loss')", 1, "ValueError: bad loss (train.py, line 4)"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", 139, "SIGSEGV"),
         ("os._exit(5)", 5, "exit status 5"),
     ],
@@ -96,6 +97,18 @@ def test_how_a_script_fails(
     if "ValueError" in ending:
         assert last["failed"]["last_lines"][-1] == "ValueError: bad loss"
         assert "bootstrap" not in log(project.run, last["failed"]["rank"])
+
+
+def test_to_wait_for_a_limit_costs_nothing(project: Project) -> None:
+    project.write("train.py", "import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    done = project.launch("entry_script=train.py", *PLAIN, "wait=false", "compute.time=5")
+    assert done.returncode == 0, done.stderr
+    until(lambda: project.launch("logs", "@last").stdout == "ready\n")
+    supervisor = events(project.run)[-1]["pid"]
+    time.sleep(2)
+    fields = Path(f"/proc/{supervisor}/stat").read_text().rpartition(")")[2].split()
+    assert int(fields[11]) + int(fields[12]) < 50  # ticks of 10 ms, all that it has used
+    assert project.launch("cancel", "@last").returncode == 0
 
 
 def test_ranks_see_each_other(project: Project) -> None:
@@ -597,7 +610,7 @@ def test_metrics_come_from_rank_0_only(project: Project) -> None:
         (("data.x.path=nowhere",), "data.x.path", "no such file"),
         (("procs_per_node=2",), "procs_per_node=2", "dist=mpi"),
         (("dist=mpi", "nodes=2"), "nodes=2", "procs_per_node=2"),
-        (("compute=slurm",), "compute=slurm", "not built yet"),
+        (("compute=ssh", "compute.hosts=[a]"), "compute=ssh", "not built yet"),
         (("rnus",), "rnus", "Did you mean 'runs'"),
         (("-m", "nodes=1,2"), "-m", "not built yet"),
         (("--lr", "0.1"), "unrecognized arguments: --lr", "script_params.lr=0.1"),
