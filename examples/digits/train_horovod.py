@@ -34,6 +34,8 @@ part = torch.utils.data.Subset(test, range(hvd.rank(), len(test), hvd.size()))
 
 model = net().to(device)
 optimizer = torch.optim.SGD(model.parameters(), lr=args.lr * hvd.size(), momentum=0.9)
+# Before its state is loaded: Horovod's optimizer is a new one, with none.
+optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters())
 checkpoint = Path(os.environ.get("LAUNCHER_CHECKPOINT_DIR", ".")) / "last.pt"
 start = 0
 if hvd.rank() == 0 and checkpoint.exists():
@@ -45,7 +47,6 @@ if hvd.rank() == 0 and checkpoint.exists():
 start = hvd.broadcast_object(start, root_rank=0)
 hvd.broadcast_parameters(model.state_dict(), root_rank=0)
 hvd.broadcast_optimizer_state(optimizer, root_rank=0)
-optimizer = hvd.DistributedOptimizer(optimizer, named_parameters=model.named_parameters())
 
 for epoch in range(start, args.epochs):
     model.train()
