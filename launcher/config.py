@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -14,20 +16,13 @@ from omegaconf import MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from launcher import overrides as overrides_of
-from launcher import params
+from launcher import params, variables
 from launcher.errors import ConfigError, LaunchError, nearest
 from launcher.job import JobSpec, Resources
 from launcher.reference import titles
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
-
-_SECRET = re.compile(
-    r"(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|APIKEY|(?:^|_)(?:PWD|PAT)|"
-    r"(?:API|ACCESS|PRIVATE|SECRET|AUTH|ACCOUNT|STORAGE)_?KEYS?)(?:$|_)",
-    re.IGNORECASE,
-)
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def resolve(config: DictConfig, overrides: tuple[str, ...] = ()) -> tuple[JobSpec, dict[str, str]]:
@@ -36,8 +31,12 @@ def resolve(config: DictConfig, overrides: tuple[str, ...] = ()) -> tuple[JobSpe
     Raise ConfigError, with the key, the value and what is allowed, on anything that cannot be
     launched. Nothing is written.
     """
-    values = _plain(config)
-    env, secrets, given = _environment(values)
+    return job_of(plain(config), overrides)
+
+
+def job_of(values: dict[str, Any], overrides: tuple[str, ...]) -> tuple[JobSpec, dict[str, str]]:
+    """Return the job that plain ``values`` describe; as ``resolve``."""
+    env, secrets, given = variables.environment(values)
     record = _record(values, env, secrets, given)
     entry = _entry(values)
     compute, environment, dist = (_built(values, group) for group in overrides_of.GROUPS)
@@ -57,7 +56,7 @@ def resolve(config: DictConfig, overrides: tuple[str, ...] = ()) -> tuple[JobSpe
         dist=dist,
         grace_s=float(values["compute"].get("grace_s", 10.0)),
         wait=_waits(values, compute.kind),
-        overrides=tuple(_masked(each, secrets) for each in overrides),
+        overrides=tuple(variables.masked(each, secrets) for each in overrides),
         config=record,
     )
     return job, given
@@ -68,9 +67,11 @@ def _record(
 ) -> dict[str, Any]:
     """Return the configuration to be recorded: no secret in it, and no path relative to here."""
     data = {name: {"path": _path_of(name, entry)} for name, entry in values["data"].items()}
-    record = {**values, "env": env, "secrets": list(secrets), "data": data}
+    kept = {key: each for key, each in values.items() if key != "sweep"}
+    record = {**kept, "env": env, "secrets": list(secrets), "data": data}
     known = {each: os.environ[each] for each in secrets if each in os.environ}
-    _no_secret_within(record, {**known, **given})
+    if known or given:
+        variables.no_secret_within(record, {**known, **given})
     return record
 
 
@@ -97,7 +98,7 @@ def _name(values: dict[str, Any], entry: tuple[str, ...]) -> str:
     return name
 
 
-def _plain(config: DictConfig) -> dict[str, Any]:
+def plain(config: DictConfig) -> dict[str, Any]:
     """Return ``config`` as plain values, every interpolation resolved."""
     if not OmegaConf.has_resolver("data"):
         OmegaConf.register_new_resolver("data", _data_path)
@@ -142,68 +143,6 @@ def _path_of(name: str, entry: Any) -> str:
             hint=f"data.{name}.path=/where/it/lies",
         )
     return os.path.abspath(entry["path"])
-
-
-def _environment(values: dict[str, Any]) -> tuple[dict[str, str], tuple[str, ...], dict[str, str]]:
-    """Return the variables that may be shown, the names of the secret ones, and given secrets."""
-    shown: dict[str, str] = {}
-    given: dict[str, str] = {}
-    names = set(values["secrets"])
-    for name, value in values["env"].items():
-        if not _NAME.fullmatch(name) or name.startswith("LAUNCHER_"):
-            raise ConfigError(
-                f"env.{name}: not a name for a variable of yours",
-                hint="Letters, digits and '_', no digit first; LAUNCHER_... is the launcher's own.",
-            )
-        if value is None:
-            continue
-        text = params.text(value)
-        if "\0" in text:
-            raise ConfigError(f"env.{name}: a variable cannot hold a NUL byte")
-        if name in names or _SECRET.search(name):
-            names.add(name)
-            given[name] = text
-        else:
-            shown[name] = text
-    for name in names:
-        if not _NAME.fullmatch(name):
-            raise ConfigError(
-                f"secrets: '{name}' is no name of an environment variable",
-                hint="List names, such as secrets=[HF_TOKEN]; values come from the environment.",
-            )
-    return shown, tuple(sorted(names)), given
-
-
-def _no_secret_within(record: dict[str, Any], given: dict[str, str]) -> None:
-    """Refuse a secret's value that an interpolation carried to another key."""
-    for key, value in _leaves(record):
-        for name, secret in given.items():
-            if len(secret) >= 4 and secret in value:
-                raise ConfigError(
-                    f"{key}: holds the value of the secret env.{name}",
-                    hint="A secret never goes on a command line or into a record: let the script "
-                    f"read os.environ['{name}'].",
-                )
-
-
-def _leaves(value: Any, path: str = "") -> list[tuple[str, str]]:
-    """Return (key, text) of every value, and of every key, in ``value``."""
-    if isinstance(value, dict):
-        pairs = [(f"{path}.{key}".lstrip("."), each) for key, each in value.items()]
-    elif isinstance(value, list):
-        pairs = [(f"{path}[{index}]", each) for index, each in enumerate(value)]
-    else:
-        return [(path, f"{path} {params.text(value)}")]
-    return [leaf for name, each in pairs for leaf in _leaves(each, name)]
-
-
-def _masked(override: str, secrets: tuple[str, ...]) -> str:
-    mark, key, value = overrides_of.parts(override)
-    name = key.removeprefix("env.")
-    hidden = name in secrets or _SECRET.search(name) or key == "env"
-    if value is not None and key.partition(".")[0] == "env" and hidden:
-        return f"{mark}{key}=***"
-    return override
 
 
 def _entry(values: dict[str, Any]) -> tuple[str, ...]:
@@ -263,7 +202,13 @@ def _built(values: dict[str, Any], group: str) -> Any:
     if not isinstance(values[group], dict):
         hint = overrides_of.OPTIONS[group]
         raise ConfigError(f"{group}={values[group]}: an option is needed", hint=hint)
-    node = dict(values[group])
+    # Points of a sweep have mostly the same, and to make one takes as long as to compose it.
+    return _made(group, json.dumps(values[group], default=str))
+
+
+@functools.lru_cache(maxsize=4096)
+def _made(group: str, text: str) -> Any:
+    node = json.loads(text)
     target = str(node.pop("_target_", None))
     module, _, name = target.rpartition(".")
     try:

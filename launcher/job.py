@@ -6,6 +6,7 @@ All frozen, all JSON, nothing of OmegaConf inside: what a test writes down is wh
 from __future__ import annotations
 
 import enum
+import functools
 import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -105,12 +106,23 @@ class Cluster:
     accounts: tuple[str, ...] | None = None  # of the user
     qos: tuple[str, ...] | None = None  # of the user
     reservations: tuple[str, ...] | None = None
+    max_array: int | None = None  # tasks of a job array, at most; asked for sweeps
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Cluster:
         """Return the cluster that ``dataclasses.asdict`` gave; raise KeyError or TypeError."""
         groups = [NodeGroup(**_tuples(each)) for each in values["groups"]]
         return cls(**{**_tuples(values), "groups": tuple(groups)})
+
+
+def _lines(texts: dict[str, str]) -> str:
+    """Return a JSON object of texts that are JSON, a line each."""
+    return "{\n" + ",\n".join(f' "{name}": {text}' for name, text in texts.items()) + "\n}\n"
+
+
+@functools.lru_cache(maxsize=16)
+def _cluster_text(cluster: Cluster | None) -> str:
+    return json.dumps(None if cluster is None else asdict(cluster))
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
@@ -162,6 +174,29 @@ class LaunchPlan:
         """Return the plan as JSON values."""
         return asdict(self)
 
+    def summary(self) -> str:
+        """Return the plan as JSON without the texts of its files, a line a field."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["files"] = [[file.path, oct(file.mode), file.copied_from] for file in self.files]
+        return _lines({name: json.dumps(each) for name, each in values.items()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupPlan:
+    """Runs of a sweep that one call queues: a job array, or a pool of this machine."""
+
+    kind: str  # of compute
+    folder: str
+    job_name: str  # by which the scheduler knows it
+    runs: tuple[str, ...]  # ids, by task
+    points: tuple[int, ...]  # their numbers, by task
+    files: tuple[PlannedFile, ...]  # of the group's folder
+    commands: tuple[tuple[str, ...], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return asdict(self)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
@@ -185,6 +220,9 @@ class RunRecord:
     secrets: tuple[str, ...]
     overrides: tuple[str, ...]
     rerun_of: str = ""
+    sweep: str = ""  # the sweep that launched it
+    point: int | None = None  # its number there
+    signature: str = ""  # of a sweep's point: the content of what decides its outcome
     max_restarts: int = 0
     signal_s: int = 0  # how long before its end the ranks are sent SIGUSR1; 0: not at all
     late: bool = False  # the environment is built inside the job
@@ -198,8 +236,11 @@ class RunRecord:
         return self.nodes * self.procs_per_node
 
     def to_json(self) -> str:
-        """Return the text of ``run.json``."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        """Return the text of ``run.json``, a line a field."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        texts = {name: json.dumps(each) for name, each in values.items() if name != "cluster"}
+        texts["cluster"] = _cluster_text(self.cluster)
+        return _lines(texts)
 
     @classmethod
     def from_json(cls, text: str) -> RunRecord:

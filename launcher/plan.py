@@ -6,6 +6,7 @@ what ``launcher plan`` prints is to the byte what a submit writes.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from dataclasses import asdict
@@ -34,10 +35,11 @@ _OWN = {
 _SUPPORT = ("bootstrap.py", "guard.py", "stage.py")
 
 
-def plan(job: JobSpec, facts: Facts, run_id: str) -> LaunchPlan:
+def plan(job: JobSpec, facts: Facts, run_id: str, *, alone: bool = True) -> LaunchPlan:
     """Return everything that submitting ``job`` as ``run_id`` will do; raise PlanError if nothing.
 
-    PlanError: the job cannot be expressed on this compute with this dist.
+    ``alone``: by a call of its own; a run of a sweep is queued with its group. PlanError: the job
+    cannot be expressed on this compute with this dist.
     """
     check(job)
     job.compute.refuse(job, facts)
@@ -45,7 +47,7 @@ def plan(job: JobSpec, facts: Facts, run_id: str) -> LaunchPlan:
     files = (
         PlannedFile(path="launch.sh", text=script(job, facts), mode=0o755),
         PlannedFile(path="ranks.json", text=ranks(job)),
-        *job.compute.files(job, facts, run_dir),
+        *(job.compute.files(job, facts, run_dir) if alone else ()),
         *((PlannedFile(path="build.json", text=_build(job, facts)),) if late(job, facts) else ()),
         *(_copy(f"support/{name}", name) for name in _SUPPORT),
         _copy("support/lib/launcher/__init__.py", "report.py"),
@@ -56,7 +58,7 @@ def plan(job: JobSpec, facts: Facts, run_id: str) -> LaunchPlan:
         run_dir=run_dir,
         files=files,
         build=() if facts.prefix.ready else facts.prefix.commands,
-        commands=job.compute.commands(job, facts, run_dir),
+        commands=job.compute.commands(job, facts, run_dir) if alone else (),
         job_name=f"{job.name}-{run_id}",
         env={name: shell_word(value) for name, value in _environment(job, facts).items()},
         secrets=job.secrets,
@@ -205,6 +207,7 @@ def _quoted(text: str) -> str:
     return shell_word(text) if text else ""
 
 
+@functools.cache
 def _copy(path: str, source: str) -> PlannedFile:
     text = (_HERE / source).read_text("utf-8")
     return PlannedFile(path=path, text=text, copied_from=f"launcher/{source}")

@@ -83,14 +83,15 @@ def commit_runs(git_dir: str, runs: Sequence[RunRecordInput]) -> list[str]:
             raise SubmitError(f"the code of run {run.run_id} is not in {git_dir}")
     _check(git_dir, refs, runs)
     author, committer = _identities(git_dir)
-    stream: list[str] = []
+    stream, shared = _shared(runs)
     for mark, (ref, run) in enumerate(zip(refs, runs, strict=True), 1):
         stream += (f"commit {ref}", f"mark :{mark}", f"author {author}", f"committer {committer}")
         stream += (
             _data(run.message),
             *([f"from {run.snapshot.head}"] if run.snapshot.head else []),
         )
-        stream += (f'M 040000 {run.snapshot.tree} ""', f"D {_FOLDER}", *_files(run.files))
+        tree = f'M 040000 {run.snapshot.tree} ""'
+        stream += (tree, f"D {_FOLDER}", *_files(run.files, shared))
         stream.append(f"get-mark :{mark}")
     done = _import(git_dir, stream)
     if done.status:
@@ -101,15 +102,16 @@ def commit_runs(git_dir: str, runs: Sequence[RunRecordInput]) -> list[str]:
 def _check(git_dir: str, refs: Sequence[str], runs: Sequence[RunRecordInput]) -> None:
     """Refuse ids that are taken, and entry scripts that a snapshot does not hold."""
     entries = [run for run in runs if run.entry]
-    names = [*refs, *(f"{run.snapshot.tree}:{run.entry}" for run in entries)]
-    kinds = [kind for kind, _, _ in _objects(git_dir, names, SubmitError)]
+    scripts = list(dict.fromkeys(f"{run.snapshot.tree}:{run.entry}" for run in entries))
+    kinds = [kind for kind, _, _ in _objects(git_dir, [*refs, *scripts], SubmitError)]
     taken = [ref for ref, count in Counter(refs).items() if count > 1]
     taken += [ref for ref, kind in zip(refs, kinds, strict=False) if kind != "missing"]
     if taken:
         hint = "Nothing was recorded. Submit again: each submission gets an id of its own."
         raise SubmitError(f"the run id {taken[0].removeprefix(_REFS)} is taken", hint=hint)
-    for run, kind in zip(entries, kinds[len(refs) :], strict=True):
-        if kind != "blob":
+    there = dict(zip(scripts, kinds[len(refs) :], strict=True))
+    for run in entries:
+        if there[f"{run.snapshot.tree}:{run.entry}"] != "blob":
             raise ConfigError(
                 f"entry_script={run.entry}: it is not in the snapshot of the source",
                 hint="A line in .gitignore or .launcherignore leaves it out, or the recorded run "
@@ -138,7 +140,7 @@ def record_outcome(
             return tip
         author, committer = _identities(git_dir)
         stream = [f"commit {ref}", "mark :1", f"author {author}", f"committer {committer}"]
-        stream += (_data(message), f"from {tip}", *_files({_OUTCOME: text, **(files or {})}))
+        stream += (_data(message), f"from {tip}", *_files({_OUTCOME: text, **(files or {})}, {}))
         done = _import(git_dir, [*stream, "get-mark :1"])
         if done.status == 0:
             return done.stdout.strip()
@@ -196,11 +198,12 @@ def log_command(git_dir: str, run_id: str) -> tuple[str, ...]:
     return ("git", f"--git-dir={git_dir}", "log", "-2", "--stat", f"{_REFS}{run_id}")
 
 
-def forget(git_dir: str, run_id: str) -> None:
-    """Remove the record of a run, if there is one; git prunes its objects in time."""
-    done = git(("update-ref", "-d", _ref(run_id, StoreError)), git_dir=git_dir)
+def forget(git_dir: str, *run_ids: str) -> None:
+    """Remove the records of runs, as far as there are any; git prunes their objects in time."""
+    lines = "".join(f"delete {_ref(each, StoreError)}\n" for each in run_ids)
+    done = git(("update-ref", "--stdin"), git_dir=git_dir, stdin=lines)
     if done.status:
-        raise failure(done, f"cannot remove the record of run {run_id}", StoreError)
+        raise failure(done, f"cannot remove the record of run {run_ids[0]}", StoreError)
 
 
 def _ref(run_id: str, kind: type[LaunchError]) -> str:
@@ -219,11 +222,22 @@ def _data(text: str) -> str:
     return f"data {len(text.encode('utf-8', 'surrogateescape'))}\n{text}"
 
 
-def _files(files: Mapping[str, str]) -> Iterable[str]:
+def _shared(runs: Sequence[RunRecordInput]) -> tuple[list[str], dict[str, int]]:
+    """Return what writes the texts that several runs have, and their marks."""
+    count = Counter(text for run in runs for text in run.files.values())
+    several = [text for text, times in count.items() if times > 1]
+    marks = {text: mark for mark, text in enumerate(several, len(runs) + 1)}
+    stream = [word for text in several for word in ("blob", f"mark :{marks[text]}", _data(text))]
+    return stream, marks
+
+
+def _files(files: Mapping[str, str], shared: Mapping[str, int]) -> Iterable[str]:
     for name, text in files.items():
         quoted = name.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-        yield f'M 100644 inline "{_FOLDER}/{quoted}"'
-        yield _data(text)
+        mark = shared.get(text)
+        yield f'M 100644 {"inline" if mark is None else f":{mark}"} "{_FOLDER}/{quoted}"'
+        if mark is None:
+            yield _data(text)
 
 
 def _import(git_dir: str, stream: Sequence[str]) -> Completed:

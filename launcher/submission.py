@@ -9,6 +9,7 @@ between, nothing has started.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -30,11 +31,12 @@ from launcher.scheduler import scheduler
 from launcher.store import RunFolder, Store, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from launcher.job import Facts, JobSpec, LaunchPlan
+    from launcher.job import Facts, JobSpec, LaunchPlan, PlannedFile
     from launcher.scheduler import Start
     from launcher.snapshot import Snapshot
+    from launcher.store import Folder
 
 # Variables that make a process a rank of a run.
 _OF_A_RANK = re.compile(
@@ -58,19 +60,19 @@ def submit(
     where the source lies, or a recorded snapshot. LaunchError: nothing is left of the attempt.
     """
     keeper = scheduler(job.compute.kind)
-    env = _variables(_secret_values(job, secrets))
+    env = variables(secret_values(job, secrets))
     folder = Store(job.runs_dir).create(plan.run_id)
     start: Start | None = None
     try:
         folder.event(RunState.SUBMITTING, **this_process())
-        run = _record(job, facts, plan)
+        run = record_of(job, facts, plan)
         write_atomically(folder.file("run.json"), run.to_json())
-        _write(folder, plan)
+        write_files(folder, plan.files)
         start = keeper.begin(folder, plan, env, say)
         taken = snapshot.take(source) if isinstance(source, Place) else source
-        _warn(job, facts, say)
+        warn(job, facts, say)
         lock = "" if run.late else build.lock_text(build.ensure(facts.prefix, say))
-        run = replace(run, commit=_commit(run, job, plan, taken, lock))
+        run = replace(run, commit=record.commit_run(recorded(run, job, plan, taken, lock)))
         write_atomically(folder.file("run.json"), run.to_json())
         if lock:
             write_atomically(folder.file("environment.lock"), lock)
@@ -92,7 +94,8 @@ def _undo(folder: RunFolder, git_dir: str, start: Start | None, say: Callable[[s
     shutil.rmtree(folder.path, ignore_errors=True)
 
 
-def _secret_values(job: JobSpec, given: dict[str, str]) -> dict[str, str]:
+def secret_values(job: JobSpec, given: dict[str, str]) -> dict[str, str]:
+    """Return the values of the job's secrets: ``given`` ones, else those of our environment."""
     values = {name: given.get(name, os.environ.get(name)) for name in job.secrets}
     for name, value in values.items():
         if value is None:
@@ -103,7 +106,8 @@ def _secret_values(job: JobSpec, given: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _record(job: JobSpec, facts: Facts, plan: LaunchPlan) -> RunRecord:
+def record_of(job: JobSpec, facts: Facts, plan: LaunchPlan) -> RunRecord:
+    """Return the record of a run that is not committed yet."""
     return RunRecord(
         id=plan.run_id,
         name=job.name,
@@ -131,25 +135,33 @@ def _record(job: JobSpec, facts: Facts, plan: LaunchPlan) -> RunRecord:
     )
 
 
-def _commit(run: RunRecord, job: JobSpec, plan: LaunchPlan, source: Snapshot, lock: str) -> str:
-    """Return the commit that holds the run: its source, configuration, plan and environment."""
+def recorded(
+    run: RunRecord, job: JobSpec, plan: LaunchPlan, source: Snapshot, lock: str
+) -> record.RunRecordInput:
+    """Return what the run's commit holds: its source, configuration, plan and environment."""
     files = {
         "run.json": run.to_json(),
-        "config.yaml": yaml_text(job.config),
+        "config.yaml": "".join(_section(key, json.dumps(each)) for key, each in job.config.items()),
         "overrides.yaml": yaml_text(list(job.overrides)),
-        "plan.json": json.dumps(plan.to_json(), indent=1) + "\n",
+        "plan.json": plan.summary(),
         "environment.lock": lock,
+        **{f"plan/{file.path}": file.text for file in plan.files},
     }
     entry = "" if job.entry[0] == "-m" else f"{source.prefix}/{job.entry[0]}".lstrip("/")
-    return record.commit_run(
-        record.RunRecordInput(
-            run_id=run.id, snapshot=source, message=message(run), files=files, entry=entry
-        )
+    return record.RunRecordInput(
+        run_id=run.id, snapshot=source, message=message(run), files=files, entry=entry
     )
 
 
-def _write(folder: RunFolder, plan: LaunchPlan) -> None:
-    for file in plan.files:
+@functools.lru_cache(maxsize=4096)
+def _section(key: str, value: str) -> str:
+    """Return a key of the configuration as YAML; runs of a sweep have most of them in common."""
+    return yaml_text({key: json.loads(value)})
+
+
+def write_files(folder: Folder, files: Iterable[PlannedFile]) -> None:
+    """Write the planned files into ``folder``."""
+    for file in files:
         path = folder.file(file.path)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         write_atomically(path, file.text, file.mode)
@@ -165,7 +177,7 @@ def message(run: RunRecord) -> str:
     )
 
 
-def _warn(job: JobSpec, facts: Facts, say: Callable[[str], None]) -> None:
+def warn(job: JobSpec, facts: Facts, say: Callable[[str], None]) -> None:
     """Say what may be meant, but seldom is."""
     prefix, ranks = facts.prefix, job.resources.procs_per_node
     if prefix.kind == "current" and prefix.missing:
@@ -178,7 +190,7 @@ def _warn(job: JobSpec, facts: Facts, say: Callable[[str], None]) -> None:
         say(f"launcher: warning: {wanted} GPUs are asked for, {facts.gpus} are on this machine")
 
 
-def _variables(secrets: dict[str, str]) -> dict[str, str]:
+def variables(secrets: dict[str, str]) -> dict[str, str]:
     """Return all variables of what is started: ours, less those of a rank, and the secrets."""
     ours = dict(os.environ)
     if "LAUNCHER_RUN_ID" in ours:  # submitted by the script of another run
