@@ -26,10 +26,11 @@ def source_of(job: JobSpec) -> Place:
     return git.find(job.source_directory)
 
 
-def probe(job: JobSpec, source: Place | Snapshot) -> Facts:
+def probe(job: JobSpec, source: Place | Snapshot, *, arrays: bool = False) -> Facts:
     """Return what this machine has that ``job`` needs to be planned. Nothing is written.
 
-    ConfigError when something that the job names is not there.
+    ``arrays``: how large a job array may be, too. ConfigError when something that the job names is
+    not there.
     """
     _check_data(job)
     return Facts(
@@ -43,7 +44,7 @@ def probe(job: JobSpec, source: Place | Snapshot) -> Facts:
         git_dir=source.git_dir,
         source_prefix=source.prefix,
         prefix=locate(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi"),
-        slurm=_cluster(job) if job.compute.kind == "slurm" else None,
+        slurm=_cluster(job, arrays=arrays) if job.compute.kind == "slurm" else None,
     )
 
 
@@ -73,9 +74,9 @@ def _check_data(job: JobSpec) -> None:
             )
 
 
-def _cluster(job: JobSpec) -> Cluster | None:
+def _cluster(job: JobSpec, *, arrays: bool) -> Cluster | None:
     from launcher.slurm import batch, cluster  # noqa: PLC0415 - other computes need them not
 
     # What the plan needs next takes as long to import as Slurm takes to answer.
     threading.Thread(target=batch.load, daemon=True).start()
-    return cluster.probe(job)
+    return cluster.probe(job, arrays=arrays)

@@ -19,10 +19,10 @@ from launcher.errors import StoreError, nearest
 from launcher.job import RunRecord, RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
-_INDEX = ".index.jsonl"
-_ID = re.compile(r"\d{6}-\d{6}-\w{4,}")
+INDEX = ".index.jsonl"
+_ID = re.compile(r"\d{6}-\d{6}-\w{4,}(-\d{4,})?")  # of a sweep's run, with its number
 _SECOND = len("261123-051048")
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"  # no letter or digit that reads as another
 
@@ -65,7 +65,8 @@ class RunStatus:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RunStatus:
         """Return the status that ``to_json`` gave; raise KeyError, TypeError, ValueError."""
-        return cls(**{**values, "state": RunState(values["state"])})
+        state, nodes = RunState(values["state"]), tuple(values.get("nodes", ()))
+        return cls(**{**values, "state": state, "nodes": nodes})
 
 
 def write_atomically(path: str, text: str, mode: int = 0o644) -> None:
@@ -111,8 +112,8 @@ def read_lines(path: str, last_bytes: int = 0) -> Iterator[dict[str, Any]]:
                     yield values
 
 
-class RunFolder:
-    """One run's folder."""
+class Folder:
+    """A folder with events: of a run, or of runs that are queued together."""
 
     def __init__(self, path: str) -> None:
         """Name the folder; nothing is read."""
@@ -120,8 +121,22 @@ class RunFolder:
         self.id = os.path.basename(path)
 
     def file(self, *names: str) -> str:
-        """Return the path of a file of this run."""
+        """Return the path of a file in it."""
         return os.path.join(self.path, *names)
+
+    def event(self, state: RunState, **details: Any) -> None:
+        """Append an event: it is in ``state`` from now on."""
+        append_line(
+            self.file("events.jsonl"), {"time": time.time(), "state": state.value, **details}
+        )
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events, oldest first."""
+        return [each for each in read_lines(self.file("events.jsonl")) if "state" in each]
+
+
+class RunFolder(Folder):
+    """One run's folder."""
 
     def record(self) -> RunRecord:
         """Return run.json; raise StoreError when there is none, StateError when unreadable."""
@@ -130,16 +145,6 @@ class RunFolder:
                 return RunRecord.from_json(file.read())
         except OSError as error:
             raise StoreError(f"run {self.id}: {error}") from error
-
-    def event(self, state: RunState, **details: Any) -> None:
-        """Append an event: the run is in ``state`` from now on."""
-        append_line(
-            self.file("events.jsonl"), {"time": time.time(), "state": state.value, **details}
-        )
-
-    def events(self) -> list[dict[str, Any]]:
-        """Return the events, oldest first."""
-        return [each for each in read_lines(self.file("events.jsonl")) if "state" in each]
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return what the script reported, oldest first."""
@@ -185,19 +190,36 @@ class Store:
     def create(self, run_id: str) -> RunFolder:
         """Make the folder of a new run; raise StoreError if it is there or cannot be made."""
         folder = self.folder(run_id)
+        own = self.prepare()
+        try:
+            os.mkdir(folder.path)
+            if not own:
+                write_atomically(folder.file(".gitignore"), "*\n")
+        except OSError as error:
+            raise self._unwritable(error) from error
+        return folder
+
+    def prepare(self) -> bool:
+        """Make the folder, hidden from git; return False where it is not ours alone.
+
+        Then nothing is hidden: each folder of ours there has to hide itself. StoreError when it
+        cannot be made.
+        """
+        ignored = os.path.join(self.path, ".gitignore")
         try:
             own = not os.path.isdir(self.path) or self._holds_runs_only()
-            os.makedirs(folder.path)
-            # A folder that is not ours alone must not be hidden from git.
-            ignored = self.path if own else folder.path
-            if not os.path.exists(os.path.join(ignored, ".gitignore")):
-                write_atomically(os.path.join(ignored, ".gitignore"), "*\n")
+            os.makedirs(self.path, exist_ok=True)
+            if own and not os.path.exists(ignored):
+                write_atomically(ignored, "*\n")
         except OSError as error:
-            raise StoreError(
-                f"runs_dir={self.path}: a run's folder cannot be made there: {error}",
-                hint="runs_dir=... or the variable LAUNCHER_RUNS names another place.",
-            ) from error
-        return folder
+            raise self._unwritable(error) from error
+        return own
+
+    def _unwritable(self, error: OSError) -> StoreError:
+        return StoreError(
+            f"runs_dir={self.path}: a run's folder cannot be made there: {error}",
+            hint="runs_dir=... or the variable LAUNCHER_RUNS names another place.",
+        )
 
     def _holds_runs_only(self) -> bool:
         with os.scandir(self.path) as entries:
@@ -233,6 +255,9 @@ class Store:
         found = [text] if text in ids else [each for each in ids if each.startswith(text)]
         if len(found) == 1 and text:
             return self.folder(found[0])
+        from launcher.sweep.status import refuse_sweep  # noqa: PLC0415 - it imports us
+
+        refuse_sweep(self, text, found)
         if found and text:
             some = ", ".join(found[-5:])
             raise StoreError(f"'{text}' begins {len(found)} runs", hint=f"The latest: {some}.")
@@ -241,18 +266,19 @@ class Store:
             hint=nearest(text, ids) + "launcher runs lists them; --runs-dir looks elsewhere.",
         )
 
-    def index(self) -> dict[str, RunStatus]:
-        """Return the statuses of runs that ended, as far as they are indexed."""
+    def index(self, wanted: Container[str]) -> dict[str, RunStatus]:
+        """Return the statuses of the runs that ended, as far as they are wanted and indexed."""
         found = {}
-        for line in read_lines(os.path.join(self.path, _INDEX)):
+        for line in read_lines(os.path.join(self.path, INDEX)):
             with contextlib.suppress(KeyError, TypeError, ValueError):
-                found[line["id"]] = RunStatus.from_json(line)
+                if line["id"] in wanted:
+                    found[line["id"]] = RunStatus.from_json(line)
         return found
 
     def add_to_index(self, status: RunStatus) -> None:
         """Add a run that ended to the index; a failure to do so costs nothing but speed."""
         with contextlib.suppress(OSError):
-            append_line(os.path.join(self.path, _INDEX), status.to_json())
+            append_line(os.path.join(self.path, INDEX), status.to_json())
 
 
 def last_lines(path: str, count: int = 20) -> list[str]:

@@ -25,6 +25,7 @@ from launcher.control import Control
 from launcher.job import RunState
 from launcher.processes import HEARTBEAT_S, this_process
 from launcher.store import RunFolder
+from launcher.sweep.store import GroupFolder, link_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -275,10 +276,14 @@ def _beat(folder: RunFolder) -> None:
 def main() -> int:
     """Supervise the run whose folder is the first argument.
 
+    ``--task``: that is a group's folder, and the run is the one of this task of a job array.
     ``--when-told``: begin when a byte comes on standard input; end when it ends without one. Our
     start then overlaps with the recording of the run, and a submit that dies starts nothing.
     """
     folder = RunFolder(sys.argv[1])
+    if "--task" in sys.argv:
+        folder = GroupFolder(sys.argv[1]).run(int(os.environ["SLURM_ARRAY_TASK_ID"]))
+        link_log(folder)
     if "--when-told" in sys.argv and not _told(folder):
         return 0
     try:

@@ -6,11 +6,17 @@ conf/compute/ whose ``_target_`` names it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from launcher.job import Facts, JobSpec, PlannedFile, Resources
     from launcher.shell import Word
+
+
+# Of runs that one call queues: what its group.json tells beside the runs, files, commands.
+Group: TypeAlias = "tuple[dict[str, Any], tuple[PlannedFile, ...], tuple[tuple[str, ...], ...]]"
 
 
 class Compute(Protocol):
@@ -71,6 +77,12 @@ class Compute(Protocol):
 
     def commands(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[tuple[str, ...], ...]:
         """Return the commands that submit the run in ``run_dir``, in order."""
+
+    def shape(self, job: JobSpec) -> dict[str, Any]:
+        """Return what runs must have in common to be queued by one call."""
+
+    def group(self, jobs: Sequence[JobSpec], facts: Facts, folder: str, job_name: str) -> Group:
+        """Return what queues ``jobs`` of one shape by one call."""
 
 
 def supervisor(facts: Facts, run_dir: str) -> tuple[str, ...]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from launcher.compute import supervisor
 from launcher.errors import PlanError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from launcher.compute import Group
     from launcher.job import Facts, JobSpec, PlannedFile, Resources
     from launcher.shell import Word
 
@@ -24,9 +27,12 @@ class Local:
     cpus_per_proc: int | None = None
     time: int | str | None = None
     grace_s: float = 10.0
+    max_parallel: int | None = None
 
     def check(self, resources: Resources) -> None:
-        """Raise PlanError for more than one node."""
+        """Raise PlanError for more than one node, or for no run at once."""
+        if self.max_parallel is not None and self.max_parallel < 1:
+            raise PlanError(f"compute.max_parallel={self.max_parallel}: must be 1 or more")
         if resources.nodes > 1:
             raise PlanError(
                 f"nodes={resources.nodes}: compute=local is one machine",
@@ -37,8 +43,14 @@ class Local:
         """Accept what this machine cannot hold: it is said, and shared."""
 
     def cpus_of_a_rank(self, resources: Resources, facts: Facts) -> int | None:
-        """Return this machine's cores, shared among the ranks; at least 1."""
-        return self.cpus_per_proc or max(1, facts.cpus // resources.procs_per_node)
+        """Return the run's cores, shared among its ranks; at least 1."""
+        return self.cores(resources, facts) // resources.procs_per_node
+
+    def cores(self, resources: Resources, facts: Facts) -> int:
+        """Return the cores of a run: all, or its share where several run at once."""
+        if self.cpus_per_proc:
+            return resources.procs_per_node * self.cpus_per_proc
+        return max(resources.procs_per_node, facts.cpus // (self.max_parallel or 1))
 
     def restarts(self) -> int:
         """Return how often the place may start a job again."""
@@ -81,3 +93,26 @@ class Local:
     def commands(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[tuple[str, ...], ...]:  # noqa: ARG002
         """Return the start of the supervisor, which begins when it is told that all is recorded."""
         return ((*supervisor(facts, run_dir), "--when-told"),)
+
+    def shape(self, job: JobSpec) -> dict[str, Any]:  # noqa: ARG002
+        """Return {}: a pool takes runs of all sizes."""
+        return {}
+
+    def group(self, jobs: Sequence[JobSpec], facts: Facts, folder: str, job_name: str) -> Group:  # noqa: ARG002
+        """Return what each run needs, and the start of the pool, which begins when it is told.
+
+        The pool's command line has its runs' supervisor in it, by which a run whose script has
+        launched a sweep knows the pool, and leaves it alone at its own end.
+        """
+        needs = [
+            {
+                "cores": job.compute.cores(job.resources, facts),
+                "gpus": job.resources.world_size * job.resources.gpus_per_proc,
+                "max_parallel": job.compute.max_parallel,
+            }
+            for job in jobs
+            if isinstance(job.compute, Local)
+        ]
+        starter = supervisor(facts, "")[:-1]
+        pool = (*starter[:-1], f"{facts.package_root}/launcher/pool_runs.py", folder)
+        return {"needs": needs}, (), ((*pool, *starter),)

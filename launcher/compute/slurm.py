@@ -17,6 +17,9 @@ from launcher.shell import ShellExpr, shell_line
 from launcher.slurm import batch, fit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from launcher.compute import Group
     from launcher.job import Facts, JobSpec, Resources
     from launcher.shell import Word
 
@@ -88,6 +91,8 @@ class Slurm:
                     f"compute.extra.{name}: the launcher gives this option itself",
                     hint=f"{key}=... says it." if key else "Take it out: logs are in the run.",
                 )
+        if self.max_parallel is not None and self.max_parallel < 1:
+            raise PlanError(f"compute.max_parallel={self.max_parallel}: must be 1 or more")
         if self.max_restarts < 0:
             raise PlanError(f"compute.max_restarts={self.max_restarts}: must be 0 or more")
         limit, ending = resources.time_s, self.grace_s + MARGIN_S
@@ -198,6 +203,27 @@ class Slurm:
         options |= {name.replace("_", "-"): getattr(self, name) for name in own}
         options |= {name.lstrip("-").replace("_", "-"): each for name, each in self.extra.items()}
         return {name: each for name, each in options.items() if each not in (None, False)}
+
+    def shape(self, job: JobSpec) -> dict[str, Any]:
+        """Return sbatch's options, without those that tell one job from another."""
+        own = ("job-name", "output")
+        return {key: each for key, each in self.parameters(job, "").items() if key not in own}
+
+    def group(self, jobs: Sequence[JobSpec], facts: Facts, folder: str, job_name: str) -> Group:
+        """Return the batch file of a job array, a task a run, and the sbatch that queues it."""
+        most = f"%{self.max_parallel}" if self.max_parallel else ""
+        # Where a backslash keeps sbatch from reading %a, tasks would write to one file.
+        log = "/dev/null" if "\\" in folder else f"{batch.literal(folder)}/%a.log"
+        options = {
+            **self.parameters(jobs[0], ""),
+            "job-name": job_name,
+            "output": log,
+            "array": f"0-{len(jobs) - 1}{most}",
+        }
+        line = shell_line((ShellExpr("exec"), *supervisor(facts, folder), "--task"))
+        text = batch.text(options, line, folder)
+        file = PlannedFile(path="job.sh", text=text, mode=0o755)
+        return {}, (file,), (("sbatch", f"{folder}/job.sh"),)
 
     def restarts(self) -> int:
         """Return how often the job may be started again."""

@@ -14,8 +14,9 @@ from launcher.errors import PlanError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from launcher.job import LaunchPlan, RunRecord, RunState
+    from launcher.job import GroupPlan, LaunchPlan, RunRecord, RunState
     from launcher.store import RunFolder
+    from launcher.sweep.store import GroupFolder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +89,28 @@ class Scheduler(Protocol):
     ) -> Start:
         """Return the start of the job that ``plan`` describes; ``env``: all its variables."""
 
+    def queue(
+        self,
+        group: GroupFolder,
+        plan: GroupPlan,
+        env: Mapping[str, str],
+        say: Callable[[str], None],
+        lock: int,
+    ) -> None:
+        """Queue the runs of a group by one call; raise SubmitError when that cannot be done.
+
+        The group's events tell of it: SUBMITTING before the call, PENDING after it. ``lock``: an
+        open file that what is called holds until its end, should we die meanwhile.
+        """
+
+    def find(self, group: GroupFolder) -> bool:
+        """Return whether a group is queued whose submit was killed; nothing is under way."""
+
     def look(self, runs: Sequence[Open]) -> dict[str, View]:
         """Return what is known of each run, by id; one question for all."""
+
+    def cancel_waiting(self, runs: Sequence[Open]) -> None:
+        """Have runs cancelled that have not started, as far as they still have not."""
 
     def interrupt(self, run: Open, *, waits: bool) -> None:
         """Have the run ended; do not wait. StateError when it cannot be reached from here.

@@ -20,7 +20,7 @@ from launcher.slurm.ask import ask, no_answer, silent
 from launcher.slurm.refusal import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from launcher.process import Running
 
@@ -130,12 +130,13 @@ def submit(
     job_name: str,
     env: Mapping[str, str],
     say: Callable[[str], None],
+    lock: int | None = None,
 ) -> str:
     """Return the id of the job that ``argv``, an sbatch, has queued. ``env`` is its environment.
 
     ``job_name`` is the job's own: by it a job is found whose id did not reach us. A passing error
     is said through ``say`` and tried again, for half a minute; SubmitError after that, and for an
-    error that stays.
+    error that stays. ``lock``: an open file that sbatch holds until its own end, even if we die.
     """
     failed: SubmitError | None = None
     for pause in (0, *_PAUSES_S):
@@ -144,13 +145,29 @@ def submit(
             time.sleep(pause)
         try:
             found = None if failed is None else find(job_name)
-            return found or _sbatch(argv, env)
+            with _as_input(lock):
+                return found or _sbatch(argv, env)
         except SubmitError as error:
             if not error.transient:
                 raise
             failed = error
     assert failed is not None  # noqa: S101 - for the type checker
     raise failed
+
+
+@contextlib.contextmanager
+def _as_input(lock: int | None) -> Iterator[None]:
+    """Make ``lock`` the standard input of what is started meanwhile; sbatch reads none."""
+    if lock is None:
+        yield
+        return
+    kept = os.dup(0)
+    try:
+        os.dup2(lock, 0)
+        yield
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
 
 
 def _sbatch(argv: tuple[str, ...], env: Mapping[str, str]) -> str:
@@ -207,23 +224,24 @@ def _job_id(argv: tuple[str, ...], output: str) -> str:
 
 
 def find(job_name: str) -> str | None:
-    """Return the id of this user's job called ``job_name``; None: Slurm knows none.
+    """Return the id of this user's job, or job array, called ``job_name``; None: there is none.
 
     SubmitError, transient, when Slurm does not answer: then nothing is known.
     """
-    words = (f"--user={os.getuid()}", "--all", "--states=all", f"--name={job_name}", "--format=%A")
+    words = (f"--user={os.getuid()}", "--all", "--states=all", f"--name={job_name}", "--format=%F")
     done = ask(("squeue", "--noheader", *words))
     if done.status:
         raise no_answer(done)
     if done.stdout.split():
         return done.stdout.split()[-1]
     # It may have ended meanwhile. Without accounting sacct refuses, and there is no more to ask.
-    past = ("--starttime=now-7days", "--format=JobIDRaw", f"--uid={os.getuid()}")
+    past = ("--starttime=now-7days", "--format=JobID", f"--uid={os.getuid()}")
     table = ("--noheader", "--parsable2", "--allocations", f"--name={job_name}")
     done = ask(("sacct", *table, *past))
     if silent(done):
         raise no_answer(done)
-    return done.stdout.split()[-1] if not done.status and done.stdout.split() else None
+    known = done.stdout.split()
+    return known[-1].partition("_")[0] if not done.status and known else None
 
 
 class Estimate:

@@ -26,7 +26,7 @@ _NODES = "%R|%P|%a|%l|%D|%c|%m|%G|%f|%N"  # Source: sinfo(1)
 _GPUS = re.compile(r"gpu(?::[^:,()]+)?:(\d+)")
 
 
-def probe(job: JobSpec) -> Cluster | None:
+def probe(job: JobSpec, *, arrays: bool = False) -> Cluster | None:
     """Return what the cluster has that ``job`` may ask for; None where there is no Slurm.
 
     SubmitError, transient, when there is a cluster and its controller does not answer.
@@ -36,6 +36,7 @@ def probe(job: JobSpec) -> Cluster | None:
         "mpi": ("srun", "--mpi=list"),
         "nodes": ("sinfo", "--noheader", "--all", "--exact", "--noconvert", f"--format={_NODES}"),
         **_named(job.compute),
+        **({"config": ("scontrol", "show", "config")} if arrays else {}),
     }
     with ThreadPoolExecutor(len(questions)) as pool:
         answers = dict(zip(questions, pool.map(ask, questions.values()), strict=True))
@@ -75,6 +76,7 @@ def _cluster(compute: Any, answers: dict[str, Completed]) -> Cluster:
         accounts=accounts,
         qos=qos,
         reservations=None if held is None else reservations(held),
+        max_array=max_array(text.get("config", "")),
     )
 
 
@@ -145,6 +147,13 @@ def associations(text: str) -> tuple[tuple[str, ...] | None, tuple[str, ...] | N
     whole = all(name and name[0] not in "+-" for names in listed for name in names)
     qos = sorted({name for names in listed for name in names}) if whole else []
     return tuple(accounts) or None, tuple(qos) or None
+
+
+def max_array(text: str) -> int | None:
+    """Return how many tasks an array may have, in what scontrol shows; None: not told."""
+    # The size is one more than the highest number of a task, and ours begin with 0.
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", text, re.MULTILINE)
+    return int(found[1]) or None if found else None
 
 
 def reservations(text: str) -> tuple[str, ...]:

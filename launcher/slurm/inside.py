@@ -67,22 +67,28 @@ class Why:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """A job's nodes, in the order of its ranks; ``restarts``: how often it was started before."""
+    """A job's nodes, in the order of its ranks; ``restarts``: how often it was started before.
+
+    ``job_id`` is the job's name among all, ``12`` or ``12_3`` of an array; ``number`` its own one.
+    """
 
     job_id: str
     restarts: int
     nodes: tuple[str, ...]
     end: float | None = None  # seconds since the epoch, where the environment tells it
     log_start: int = 0  # where this attempt's part of the job's log begins
+    number: str = ""  # as slurmstepd tells it
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Allocation | None:
         """Return the allocation that this process is in; None: there is none."""
-        job_id = env.get("SLURM_JOB_ID", "")
-        if not job_id.isdigit():
+        number = env.get("SLURM_JOB_ID", "")
+        if not number.isdigit():
             return None
+        array, task = env.get("SLURM_ARRAY_JOB_ID", ""), env.get("SLURM_ARRAY_TASK_ID", "")
         return cls(
-            job_id=job_id,
+            job_id=f"{array}_{task}" if array.isdigit() and task.isdigit() else number,
+            number=number,
             restarts=_number(env.get("SLURM_RESTART_COUNT", "")) or 0,
             nodes=expand(env.get("SLURM_JOB_NODELIST", "")),
             end=_number(env.get("SLURM_JOB_END_TIME", "")),
@@ -98,7 +104,7 @@ class Allocation:
 
     def why(self) -> Why:
         """Return what the SIGTERM means that this process, or a step of the job, was sent."""
-        kind = reason(_log(self.log_start), self.job_id)
+        kind = reason(_log(self.log_start), self.number)
         if kind not in ("", "node failure"):
             return Why(kind=kind)
         shown = self._shown()

@@ -184,7 +184,9 @@ def _accounted(job_ids: list[str]) -> dict[str, JobView]:
     kept = _kept(_file("accounts.json"), job_ids)
     if kept is not None:
         return accounted(kept["text"])
-    which = f"--jobs={','.join(job_ids)}"
+    # An array by its own number: the words of a command have an end, and so has its patience.
+    arrays = dict.fromkeys(each.partition("_")[0] for each in job_ids)
+    which = f"--jobs={','.join(arrays)}"
     table = ("--noheader", "--parsable2", "--allocations", f"--format={_SACCT}")
     at = time.time()
     done = ask(("sacct", *table, which))

@@ -1,0 +1,120 @@
+"""Which points of a sweep are there already, and which are to be launched.
+
+Why content decides, not the command: what was launched by another line, for the same code, data
+and environment, is the same run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from launcher import snapshot
+from launcher.environment import build
+from launcher.job import RunState
+from launcher.observe import Looks
+from launcher.plan import late
+from launcher.sweep.plan import signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from launcher.git import Place
+    from launcher.snapshot import Snapshot
+    from launcher.store import RunStatus
+    from launcher.sweep.plan import Draft
+    from launcher.sweep.store import Sweeps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What the jobs are made of, beside their configuration."""
+
+    snapshots: Mapping[str, Snapshot]  # by source directory
+    locks: Mapping[int, str]  # of environments, by id() of their facts; "": built inside the job
+    signatures: tuple[str, ...]  # of the drafts, in their order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What is to be done, by signature: ``new`` are launched; ``kept`` have a run that stays."""
+
+    new: Mapping[str, Draft]
+    kept: Mapping[str, RunStatus]
+
+
+def content(
+    drafts: Sequence[Draft], sources: Mapping[str, Place], say: Callable[[str], None]
+) -> Content:
+    """Return the content of the drafts: snapshots are taken, environments are built."""
+    snapshots = {path: snapshot.take(place) for path, place in sources.items()}
+    locks: dict[int, str] = {}
+    for draft in drafts:
+        if id(draft.facts) not in locks:
+            built = not late(draft.job, draft.facts)
+            lock = build.lock_text(build.ensure(draft.facts.prefix, say)) if built else ""
+            locks[id(draft.facts)] = lock
+    data: dict[str, Any] = {}
+    signatures = []
+    for draft in drafts:
+        lock = locks[id(draft.facts)] or draft.facts.prefix.path  # named by what it will hold
+        taken = snapshots[draft.job.source_directory]
+        own: dict[str, Any] = {"source": [taken.tree, taken.prefix], "lock": lock}
+        paths = draft.job.data.items()
+        if paths:
+            own["data"] = [[name, data.setdefault(path, _identity(path))] for name, path in paths]
+        signatures.append(signature(draft, own))
+    return Content(snapshots=snapshots, locks=locks, signatures=tuple(signatures))
+
+
+def _identity(path: str) -> list[Any]:
+    """Return what tells a data file, or folder, from another: where, how large and how old."""
+    try:
+        found = os.stat(path)
+    except OSError:  # of another machine
+        return [path]
+    return [path, found.st_size, found.st_mtime_ns]
+
+
+def choose(
+    drafts: Sequence[Draft], signatures: Sequence[str], sweeps: Sweeps, policy: str
+) -> Choice:
+    """Return which drafts are launched, by what became of the runs that they have had.
+
+    ``policy``: missing, failed (those too that ended otherwise than well) or all.
+    """
+    wanted = {*signatures}
+    last: dict[str, str] = {}
+    for folder in sweeps.all():
+        last |= {e.signature: e.run for e in folder.entries() if e.run and e.signature in wanted}
+    statuses = Looks(sweeps.store, last.values()).now()
+    kept: dict[str, RunStatus] = {}
+    new: dict[str, Draft] = {}
+    for draft, name in zip(drafts, signatures, strict=True):
+        status = statuses.get(last.get(name, ""))
+        if status is not None and _stays(status, policy):
+            kept[name] = status
+        else:
+            new.setdefault(name, draft)
+    return Choice(new=new, kept=kept)
+
+
+def _stays(status: RunStatus, policy: str) -> bool:
+    """Return whether a point that has had this run is not launched again."""
+    if not status.state.final:
+        return True
+    if status.state is RunState.LOST and status.started is None:
+        return False  # it was never launched
+    return policy == "missing" or (policy == "failed" and status.state is RunState.SUCCEEDED)
+
+
+def told(choice: Choice, policy: str) -> str:
+    """Return in a line which points are not launched, and why."""
+    states = Counter(status.state.value for status in choice.kept.values())
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    return (
+        f"launcher: {len(choice.kept)} points are there already ({counts}): "
+        f"not launched again (sweep.rerun_policy={policy})"
+    )
