@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from launcher.job import Facts, JobSpec, LaunchPlan
     from launcher.record import RecordedRun
     from launcher.snapshot import Snapshot
+    from launcher.sweep.submit import Sweep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,13 @@ def prepare(request: Request, rerun_of: RecordedRun | None = None) -> Prepared:
     facts = probe(job, source)
     planned = plan(job, facts, new_run_id())
     return Prepared(job=job, facts=facts, plan=planned, secrets=secrets, source=source)
+
+
+def prepare_sweep(request: Request) -> Sweep:
+    """Return the sweep that ``request`` asks for; raise ConfigError or PlanError; write nothing."""
+    from launcher.sweep.prepare import prepare as prepared  # noqa: PLC0415 - imports Hydra
+
+    return prepared(request)
 
 
 def submit(*overrides: str, config_dir: str | None = None, **values: Any) -> Run:

@@ -6,6 +6,7 @@ search path, and may hold the config.yaml of a Hydra application of theirs.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir, initialize_config_module
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,7 +27,7 @@ from launcher.errors import ConfigError, nearest
 from launcher.reference import rows, titles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 OmegaConf.register_new_resolver("literal", str, replace=True)
 _ONE_AT_A_TIME = threading.Lock()  # Hydra's state is global; notebooks have threads
@@ -48,7 +50,7 @@ def compose(request: Request) -> DictConfig:
     chosen = [f"{key}={value}" for key, value in groups.items() if isinstance(value, str)]
     words = [overrides.readable(each) for each in (*request.overrides, *chosen)]
     for word in words:
-        _check(word, request)
+        check(word, request)
     try:
         with _ONE_AT_A_TIME:
             config = _composed(request, words)
@@ -60,8 +62,8 @@ def compose(request: Request) -> DictConfig:
     return config
 
 
-def _check(word: str, request: Request) -> None:
-    """Refuse what Hydra would take, and we would then ignore or trip over."""
+def check(word: str, request: Request) -> None:
+    """Refuse an override that Hydra would take, and we would then ignore or trip over."""
     mark, key, value = overrides.parts(word)
     if mark == "~" and (not overrides.is_free(key) or key in overrides.FREE):
         raise ConfigError(f"{word}: this key cannot be taken away")
@@ -92,7 +94,7 @@ def escaped(value: Any) -> Any:
 def _composed(request: Request, words: list[str]) -> DictConfig:
     """Return what Hydra composes; a value that its grammar cannot read is taken as text."""
     try:
-        return _by_hydra(request, words)
+        return by_hydra(request, words)
     except OverrideParseException as error:
         text = overrides.as_text(error.override)
         if text is None or text == error.override:
@@ -100,7 +102,22 @@ def _composed(request: Request, words: list[str]) -> DictConfig:
         return _composed(request, [text if each == error.override else each for each in words])
 
 
-def _by_hydra(request: Request, words: list[str]) -> DictConfig:
+def by_hydra(request: Request, words: list[str]) -> DictConfig:
+    """Return what Hydra composes of overrides in its own grammar; raise what it raises."""
+    with _initialized(request, words) as path:
+        return hydra_compose("launcher_config", overrides=[*path, *words])
+
+
+def group_options(request: Request, key: str) -> list[str]:
+    """Return the options, and the groups below, of the config group ``key``; [] for none."""
+    with _ONE_AT_A_TIME, _initialized(request, []) as path:
+        loader = GlobalHydra.instance().config_loader()
+        return loader.get_group_options(key, None, "launcher_config", path)
+
+
+@contextlib.contextmanager
+def _initialized(request: Request, words: list[str]) -> Iterator[list[str]]:
+    """Have Hydra know our configuration, and yield the override that it needs to find it all."""
     schema.register()
     text = (resources.files("launcher.conf") / "config.yaml").read_text("utf-8")
     primary = OmegaConf.create(text)
@@ -112,10 +129,10 @@ def _by_hydra(request: Request, words: list[str]) -> DictConfig:
         if request.config_dir is not None:
             raise ConfigError(f"--config-dir {request.config_dir}: no such folder")
         with initialize_config_module("launcher.conf", version_base=_VERSION):
-            return hydra_compose("launcher_config", overrides=words)
-    with initialize_config_dir(str(own), version_base=_VERSION):
-        path = "hydra.searchpath=[pkg://launcher.conf]"
-        return hydra_compose("launcher_config", overrides=[path, *words])
+            yield []
+    else:
+        with initialize_config_dir(str(own), version_base=_VERSION):
+            yield ["hydra.searchpath=[pkg://launcher.conf]"]
 
 
 def _restarted(recorded: Mapping[str, Any], words: list[str]) -> DictConfig:
@@ -193,7 +210,7 @@ def _unknown_key(key: str, value: str, request: Request) -> ConfigError:
         wanted = Path(request.config_dir or "conf") / key / f"{value}.yaml"
         return ConfigError(f"{key}={value}: there is no such option", hint=f"{wanted} would be it.")
     groups = [each for each in request.overrides if each.partition("=")[0] in overrides.GROUPS]
-    config = _by_hydra(Request(config_dir=request.config_dir), groups)
+    config = by_hydra(Request(config_dir=request.config_dir), groups)
     parent, _, last = key.rpartition(".")
     here = OmegaConf.select(config, parent) if parent else config
     beside = list(map(str, here if isinstance(here, DictConfig) else config))

@@ -7,6 +7,7 @@ from importlib import resources
 
 _TITLES = {
     "JobConf": ("", "the job"),
+    "SweepConf": ("sweep.", "sweeps (-m)"),
     "ComputeConf": ("compute.", "every compute"),
     "LocalConf": ("compute.", "compute=local"),
     "SlurmConf": ("compute.", "compute=slurm"),
@@ -50,6 +51,7 @@ def titles() -> list[tuple[str, str]]:
 def _row(prefix: str, node: ast.AnnAssign, lines: list[str]) -> tuple[str, str, str, str]:
     default = ast.unparse(node.value) if node.value else ""
     factories = {"field(default_factory=dict)": "{}", "field(default_factory=list)": "[]"}
+    factories["field(default_factory=SweepConf)"] = "see below"
     plain = {"None": "null", "MISSING": "???", "True": "true", "False": "false"}
     default = factories.get(default, plain.get(default, default.strip("'")))
     default = default.rpartition(".")[2] if default[:1].isupper() else default

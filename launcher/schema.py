@@ -50,6 +50,27 @@ class Stage(enum.Enum):
     scratch = 2  # on each node's own disk: $SLURM_TMPDIR, $TMPDIR or /tmp
 
 
+class RerunPolicy(enum.Enum):
+    """Which points of a sweep that were launched before are launched again."""
+
+    missing = 1  # none of them
+    failed = 2  # those whose run ended otherwise than well
+    all = 3  # all that have ended
+
+
+@dataclass
+class SweepConf:
+    """How the points of a sweep are made (-m), and which of them are launched."""
+
+    samples: Optional[int] = None  # points drawn at random; null: the whole grid
+    seed: int = 0  # of the draws
+    zip: List[Any] = field(default_factory=list)  # keys whose values are paired, not crossed
+    points: Optional[str] = None  # a file of points, a line each: {"nodes": 2} or ["nodes=2"]
+    params: Dict[str, Any] = field(default_factory=dict)  # sweeps of a file: {nodes: "1,2"}
+    skip_invalid: bool = False  # leave out what cannot be launched, and launch the rest
+    rerun_policy: RerunPolicy = RerunPolicy.failed  # launched before: missing, failed, all
+
+
 @dataclass
 class JobConf:
     """The job."""
@@ -70,6 +91,7 @@ class JobConf:
     data: Dict[str, Any] = field(default_factory=dict)  # name: {path: ...}; see ${data:name}
     wait: Optional[bool] = None  # true: follow to the end; null: on this machine only
     detach: Optional[bool] = None  # the same the other way round: true is wait=false
+    sweep: SweepConf = field(default_factory=SweepConf)  # of several points at once: -m
 
 
 @dataclass
@@ -87,6 +109,7 @@ class LocalConf(ComputeConf):
     """This machine."""
 
     _target_: str = "launcher.compute.local.Local"
+    max_parallel: Optional[int] = None  # runs of a sweep at once; null: as cores and GPUs allow
 
 
 @dataclass

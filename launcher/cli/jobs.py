@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -20,7 +19,10 @@ from launcher.cli.words import (
 from launcher.errors import ConfigError
 from launcher.shell import shell_word
 
+_SWEEP_HELP = "a sweep: every value with commas is several points, key=a,b"
+
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from launcher.app import Request
@@ -49,12 +51,10 @@ def _request(
 def submit(argv: Sequence[str]) -> int:
     """Submit the job that the overrides describe, and follow it."""
     options_of = parser("", submit)
-    options_of.add_argument("-m", "--multirun", action="store_true", help=argparse.SUPPRESS)
+    options_of.add_argument("-m", "--multirun", action="store_true", help=_SWEEP_HELP)
     options, request = _request(argv, options_of)
     if options.multirun:
-        raise ConfigError(
-            "-m: sweeps are not built yet", hint="Submit the points one by one with wait=false."
-        )
+        return _sweep(request)
     prepared = api.prepare(request)
     return _follow(prepared.submit(say), wait=prepared.job.wait)
 
@@ -65,10 +65,33 @@ def plan(argv: Sequence[str]) -> int:
 
     options_of = parser("plan", plan)
     options_of.add_argument("--json", action="store_true", help="as JSON")
+    options_of.add_argument("-m", "--multirun", action="store_true", help=_SWEEP_HELP)
     options, request = _request(argv, options_of)
+    if options.multirun:
+        from launcher.sweep import show as shown  # noqa: PLC0415
+
+        sweep = api.prepare_sweep(request)
+        sys.stdout.write(shown.plan_json(sweep) if options.json else shown.plan_text(sweep))
+        return 0
     planned = api.prepare(request).plan
     sys.stdout.write(show.json_text(planned.to_json()) if options.json else show.plan_text(planned))
     return 0
+
+
+def _sweep(request: Request) -> int:
+    """Queue a sweep, and follow it where that was asked for."""
+    from launcher.sweep import show, submit  # noqa: PLC0415
+
+    sweep = api.prepare_sweep(request)
+    done = submit.submit(sweep, say)
+    for line in show.queued_lines(sweep, done, _where(sweep.runs_dir)):
+        say(line)
+    if not sweep.wait:
+        print(done.folder.id)
+        return 0
+    from launcher.sweep.live import watch  # noqa: PLC0415
+
+    return watch(done.folder, say)
 
 
 def rerun(argv: Sequence[str]) -> int:
@@ -86,8 +109,7 @@ def _follow(run: Run, *, wait: bool) -> int:
     from launcher.follow import Tail, follow  # noqa: PLC0415
 
     say(f"launcher: run {run.id}, {run.folder.path}")
-    runs_dir = os.path.dirname(run.folder.path)
-    where = "" if runs_dir == api.store().path else f" --runs-dir {shell_word(runs_dir)}"
+    where = _where(os.path.dirname(run.folder.path))
     commands = f"  launcher logs -f {run.id}{where}   launcher cancel {run.id}{where}"
     if not wait:
         say(commands)
@@ -111,6 +133,11 @@ def _follow(run: Run, *, wait: bool) -> int:
                 else "\nlauncher: killing"
             )
             run.interrupt()
+
+
+def _where(runs_dir: str) -> str:
+    """Return the option that commands need to find these runs from here."""
+    return "" if runs_dir == api.store().path else f" --runs-dir {shell_word(runs_dir)}"
 
 
 def _write_if_read(data: bytes) -> None:

@@ -1,0 +1,132 @@
+"""A request with sweeps -> all its jobs, decided before anything is written.
+
+Why every point is planned first: the last of a thousand may be the one that cannot be, and then
+nothing must have been queued.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from launcher import config, variables
+from launcher.errors import ConfigError, LaunchError, PlanError
+from launcher.plan import check
+from launcher.probe import probe, source_of
+from launcher.store import new_run_id
+from launcher.sweep.compose import Composer
+from launcher.sweep.plan import Draft, Left, Planner
+from launcher.sweep.points import expand, first
+from launcher.sweep.submit import Sweep
+
+if TYPE_CHECKING:
+    from launcher.app import Request
+    from launcher.git import Place
+    from launcher.job import Facts, JobSpec
+    from launcher.sweep.points import Point
+
+
+def prepare(request: Request) -> Sweep:
+    """Return the sweep that ``request`` asks for; nothing is written.
+
+    ConfigError or PlanError: it names the point that cannot be, unless those are left out
+    (sweep.skip_invalid).
+    """
+    composer, places, planner = Composer(request), _Places(), Planner()
+    settings = composer.settings(first(request))
+    points = expand(request, settings)
+    drafts: list[Draft] = []
+    left: list[Left] = []
+    for point in points:
+        try:
+            values = composer.values(point.overrides)
+            draft = _draft(point, values, places)
+            planner.plan(draft, "")
+            drafts.append(draft)
+        except (ConfigError, PlanError) as error:
+            if not settings["skip_invalid"]:
+                raise _named(error, point, len(points)) from error
+            left.append(Left(number=point.number, values=_values(point), reason=error.message))
+    if not drafts:
+        raise ConfigError(
+            f"no point can be launched: {left[0].reason}", hint="launcher plan -m shows them all."
+        )
+    return _sweep(request, drafts, left, places.sources, settings["rerun_policy"])
+
+
+def _sweep(
+    request: Request,
+    drafts: list[Draft],
+    left: list[Left],
+    sources: dict[str, Place],
+    policy: str,
+) -> Sweep:
+    folders = {draft.job.runs_dir for draft in drafts}
+    if len(folders) > 1:
+        raise ConfigError(
+            f"runs_dir: points of a sweep have one folder, not {len(folders)}",
+            hint="Give one runs_dir=...; launch two sweeps for two folders.",
+        )
+    names = list(dict.fromkeys(draft.job.name for draft in drafts))
+    known = drafts[0].job.secrets
+    return Sweep(
+        id=new_run_id(),
+        name=names[0] if len(names) == 1 else f"{names[0]}-and-more",
+        runs_dir=folders.pop(),
+        overrides=tuple(variables.masked(each, known) for each in request.overrides),
+        keys=tuple(drafts[0].values),
+        rerun_policy=policy,
+        wait=any(
+            draft.job.config.get("wait") or draft.job.config.get("detach") is False
+            for draft in drafts
+        ),
+        drafts=tuple(drafts),
+        left=tuple(left),
+        sources=sources,
+    )
+
+
+def _draft(point: Point, values: dict[str, Any], places: _Places) -> Draft:
+    job, secrets = config.job_of(values, point.overrides)
+    check(job)
+    facts = places.facts(job)
+    return Draft(number=point.number, values=_values(point), job=job, facts=facts, secrets=secrets)
+
+
+def _values(point: Point) -> dict[str, str]:
+    return dict(point.varying)
+
+
+class _Places:
+    """Looks at the places that the points are for, once at each."""
+
+    def __init__(self) -> None:
+        self.sources: dict[str, Place] = {}
+        self._entries: set[tuple[str, tuple[str, ...]]] = set()
+        self._facts: dict[tuple[Any, ...], Facts] = {}
+
+    def facts(self, job: JobSpec) -> Facts:
+        """Return what is seen of the job's place; ConfigError when it lacks what the job names."""
+        source, compute = job.source_directory, job.compute
+        if (source, job.entry) not in self._entries:
+            self.sources[source] = source_of(job)
+            self._entries.add((source, job.entry))
+        asked = tuple(
+            bool(getattr(compute, name, None))
+            for name in ("account", "qos", "reservation", "nodelist", "exclude")
+        )
+        how = (job.dist.kind, job.dist.horovod, tuple(job.data.items()))
+        key = (source, id(job.environment), compute.kind, *asked, *how)
+        if key not in self._facts:
+            self._facts[key] = probe(job, self.sources[source], arrays=True)
+        return self._facts[key]
+
+
+def _named(error: LaunchError, point: Point, count: int) -> LaunchError:
+    """Return the error with the point that it is about."""
+    if count == 1:
+        return error
+    words = " ".join(f"{key}={value}" for key, value in point.varying)
+    return type(error)(
+        f"point {point.number} of {count} ({words}): {error.message}",
+        hint=f"{error.hint} Nothing was queued; sweep.skip_invalid=true leaves such points out.",
+    )

@@ -1,0 +1,285 @@
+"""Fast composition: equal to Hydra's on every point, whatever the configuration and overrides."""
+
+from __future__ import annotations
+
+import copy
+import enum
+import os
+import string
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import MISSING, OmegaConf
+
+from launcher import app, config
+from launcher.errors import ConfigError
+from launcher.sweep.compose import Composer, FastConfigs, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from omegaconf import DictConfig
+
+    from tests.conftest import Project
+
+
+class Colour(enum.Enum):
+    red = 1
+    blue = 2
+
+
+@dataclass
+class Typed:
+    """Leaves of each type that OmegaConf knows."""
+
+    number: int = 1
+    ratio: float = 0.5
+    flag: bool = False
+    text: str = "a"
+    maybe: int | None = None
+    colour: Colour = Colour.red
+    numbers: list[int] = field(default_factory=lambda: [1, 2])
+    table: dict[str, int] = field(default_factory=dict)
+    anything: Any = None
+    needed: int = MISSING
+
+
+ConfigStore.instance().store(name="tests_typed", node=Typed)
+
+LEAVES = (
+    *("a", "b", "a.x", "a.y", "db.port", "db.host", "typed.number", "typed.ratio", "typed.flag"),
+    *("typed.text", "typed.maybe", "typed.colour", "typed.numbers", "typed.table", "typed.table.k"),
+    *("typed.anything", "typed.needed", "typed.nothing", "free.p", "free.q.r", "unknown"),
+)
+TEXTS = (
+    *("1", "0.1", "1e-3", "true", "null", "word", "'a b'", "red", "green", "[1,2]", "[]", "{k: 1}"),
+    *("???", "'${a}'", "${a}", "${typed.number}", "'3'", "-1", "nan", "'${oc.env:HOME}'", "''"),
+)
+MARKS = ("", "", "", "+", "++", "++", "~")
+GROUPS = (
+    "db=one",
+    "db=two",
+    "model=deep",
+    "+model=deep",
+    "~db",
+    "db=three",
+    "model=flat",
+    "db=null",
+)
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> dict[str, str]:
+    """Return the files of a configuration: their names and YAML."""
+    values = st.sampled_from(
+        [1, 0.5, True, None, "text", "${b}", "${.y}", "${db.port}", "p-${b}", [1, "${b}"], "???"]
+    )
+    leaves = {"x": draw(values), "y": draw(st.sampled_from([2, "why", [1], None]))}
+    top: dict[str, Any] = {"a": leaves, "b": draw(st.sampled_from([7, "b", "${typed.number}"]))}
+    top["free"] = draw(st.sampled_from([{}, {"p": 1}, {"q": {"r": "${a}"}}, {"q": {"r": 2}}]))
+    defaults: list[Any] = [{"tests_typed@typed": None}]
+    defaults = ["/tests_typed@typed", draw(st.sampled_from([{"db": "one"}, {"db": "two"}]))]
+    if draw(st.booleans()):
+        defaults.append({"model": "deep"})
+    defaults.insert(draw(st.integers(0, len(defaults))), "_self_")
+    top = {"defaults": defaults, **top}
+    one = {"port": draw(st.sampled_from([1, "${b}"])), "host": "h1"}
+    two = {"defaults": ["one", "_self_"], "port": 2, "extra": draw(values)}
+    deep: dict[str, Any] = {"depth": 3, "of": "${db.host}"}
+    if draw(st.booleans()):
+        deep["defaults"] = [{"override /db": "two"}, "_self_"]
+    flat = "# @package _global_\nb: flat\nmodel:\n  depth: 1\n"
+    files = {"main": top, "db/one": one, "db/two": two, "model/deep": deep}
+    return {name: yaml.safe_dump(text, sort_keys=False) for name, text in files.items()} | {
+        "model/flat": flat
+    }
+
+
+def overrides() -> st.SearchStrategy[list[str]]:
+    values = st.builds(
+        lambda mark, key, text: f"{mark}{key}" if mark == "~" else f"{mark}{key}={text}",
+        st.sampled_from(MARKS),
+        st.sampled_from(LEAVES),
+        st.sampled_from(TEXTS),
+    )
+    likely = st.sampled_from(["typed.needed=1", "a.x=3", "b=4", "++free.p=0.5", "typed.ratio=2"])
+    return st.lists(st.one_of(likely, values, likely, st.sampled_from(GROUPS)), max_size=4)
+
+
+@contextmanager
+def written(folder: Path, files: dict[str, str]) -> Iterator[None]:
+    for name, text in files.items():
+        path = folder / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        yield
+
+
+def outcome(make: Any) -> Any:
+    """Return what was made, or that it cannot be."""
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001 - Hydra's errors are of many kinds
+        return type(error)
+
+
+def same(left: Any, right: Any) -> bool:
+    """Return whether two results are equal, in type and order too; nan is nan."""
+    return repr(left) == repr(right)
+
+
+def hydra() -> Callable[[list[str]], DictConfig]:
+    """Return Hydra's own way; what it has composed once, or refused, it gives again."""
+    known: dict[tuple[str, ...], Any] = {}
+
+    def by_hydra(words: list[str]) -> DictConfig:
+        key = tuple(words)
+        if key not in known:
+            try:
+                known[key] = compose("main", overrides=words)
+            except Exception as error:  # noqa: BLE001 - to be raised again
+                known[key] = error
+        if isinstance(known[key], Exception):
+            raise known[key]
+        return copy.deepcopy(known[key])
+
+    return by_hydra
+
+
+# LAUNCHER_TEST_CASES=5 tries five times as many.
+CASES = settings(
+    max_examples=40 * int(os.environ.get("LAUNCHER_TEST_CASES", "1")),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@CASES
+@given(files=trees(), rows=st.lists(overrides(), min_size=3, max_size=12))
+def test_every_point_is_what_hydra_composes(
+    tmp_path_factory: pytest.TempPathFactory, files: dict[str, str], rows: list[list[str]]
+) -> None:
+    with written(tmp_path_factory.mktemp("conf"), files):
+        by_hydra = hydra()
+        fast = FastConfigs(by_hydra, lambda key: key in ("db", "model"))
+        for row in rows:
+            expected = outcome(lambda row=row: by_hydra(row))
+            got = outcome(lambda row=row: fast.config(row))
+            assert same(got, expected), row
+            expected = outcome(lambda row=row: plain(by_hydra(row)))
+            got = outcome(lambda row=row: fast.container(row))
+            assert same(got, expected), row
+
+
+SCALARS = ("1", "0.1", "1e-3", "true", "null", "word", "'a b'", "red", "-1", "nan", "'3'")
+
+
+@CASES
+@given(
+    files=trees(),
+    keys=st.lists(st.sampled_from(LEAVES), min_size=1, max_size=3, unique=True),
+    marks=st.lists(st.sampled_from(["", "++"]), min_size=3, max_size=3),
+    rows=st.lists(
+        st.lists(st.sampled_from(SCALARS), min_size=3, max_size=3), min_size=4, max_size=10
+    ),
+)
+def test_points_that_differ_in_values_only(
+    tmp_path_factory: pytest.TempPathFactory,
+    files: dict[str, str],
+    keys: list[str],
+    marks: list[str],
+    rows: list[tuple[str, ...]],
+) -> None:
+    """The way that most points take, one tree for all; results that were given stay as they are."""
+    with written(tmp_path_factory.mktemp("conf"), files):
+        by_hydra = hydra()
+        fast = FastConfigs(by_hydra, lambda key: key in ("db", "model"))
+        given_out = []
+        for row in rows:
+            words = ["typed.needed=1"] if "typed.needed" not in keys else []
+            words += [f"{m}{k}={v}" for m, k, v in zip(marks, keys, row, strict=False)]
+            expected = outcome(lambda words=words: plain(by_hydra(words)))
+            got = outcome(lambda words=words: fast.container(words))
+            assert same(got, expected), words
+            given_out.append((got, repr(got)))
+        assert all(repr(got) == text for got, text in given_out)
+
+
+# ------------------------------------------------------------------ the launcher's own
+
+OWN = (
+    "entry_script=train.py",
+    "script_params.lr=1e-3",
+    "script_params.b=[1,2]",
+    "script_params.name=a=b",
+    "nodes=2",
+    "nodes=x",
+    "compute=slurm",
+    "compute.partition=a",
+    "compute.max_restarts=1",
+    "environment=gpu",
+    "environment.torch=torch==2.12.0",
+    "environment.provision=venv",
+    "environment.provision=nonsense",
+    "dist=mpi",
+    "dist.mca.a=1",
+    "env.A=1,2",
+    "data.d.path=/tmp",
+    "script_params.d='${data:d}'",
+    "name=a",
+    "nmae=a",
+    "~script_params.lr",
+    "hydra.job.name=x",
+    "sweep.samples=3",
+)
+
+
+@settings(CASES, max_examples=CASES.max_examples // 3)
+@given(rows=st.lists(st.lists(st.sampled_from(OWN), max_size=5), min_size=2, max_size=4))
+def test_the_launchers_own_configuration(rows: list[list[str]]) -> None:
+    composer = Composer(app.Request())
+    for row in rows:
+        words = ("entry_script=train.py", *row)
+        expected = outcome(lambda w=words: config.plain(app.compose(app.Request(overrides=w))))
+        assert same(outcome(lambda w=words: composer.values(w)), expected), words
+
+
+def test_an_experiment_of_the_users_own(project: Project) -> None:
+    project.write("conf/experiment/a.yaml", "# @package _global_\nnodes: 3\n")
+    project.write("conf/experiment/b.yaml", "# @package _global_\nscript_params: {lr: 0.5}\n")
+    composer = Composer(app.Request())
+    for name, lr in (("a", 1), ("b", 2), ("a", 3)):
+        words = ("entry_script=t.py", f"experiment={name}", f"script_params.x={lr}")
+        expected = config.plain(app.compose(app.Request(overrides=words)))
+        assert same(composer.values(words), expected)
+    with pytest.raises(ConfigError, match="experiment=c: there is no such option"):
+        composer.values(("entry_script=t.py", "experiment=c"))
+
+
+def test_the_order_of_arguments_is_the_order_of_overrides() -> None:
+    composer = Composer(app.Request())
+    for letters in (string.ascii_lowercase[:5], "edcba"):
+        words = ("entry_script=t.py", *(f"script_params.{each}=1" for each in letters))
+        assert list(composer.values(words)["script_params"]) == list(letters)
+
+
+def test_a_tree_with_everything_is_never_composed_twice(project: Project) -> None:
+    calls: list[list[str]] = []
+
+    def by_hydra(words: list[str]) -> DictConfig:
+        calls.append(words)
+        return OmegaConf.create({"a": 1, "b": "${a}"})
+
+    fast = FastConfigs(by_hydra, lambda _: False)
+    assert [fast.container([f"a={n}"]) for n in range(5)] == [{"a": n, "b": n} for n in range(5)]
+    assert calls == [[]]
