@@ -103,12 +103,14 @@ def start(
     env: Mapping[str, str],
     dies_with_us: bool = False,
     waits: bool = False,
+    holds: Sequence[int] = (),
 ) -> Running:
     """Start ``argv`` in a session of its own, its output appended to ``log``.
 
     ``env`` is its whole environment. A Ctrl-C in our terminal does not reach it, nor does
     our end, unless ``dies_with_us``: then the kernel kills it when we are gone. ``waits``: its
-    standard input is a pipe of ours, else it is empty. OSError when it cannot be started.
+    standard input is a pipe of ours, else it is empty. ``holds``: open files that it inherits.
+    OSError when it cannot be started.
     """
     parent = os.getpid()
 
@@ -127,6 +129,7 @@ def start(
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        pass_fds=holds,
         preexec_fn=prepare if dies_with_us else None,  # noqa: PLW1509 - we have one thread
     )
     _STARTED.append(started)

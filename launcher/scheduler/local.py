@@ -1,4 +1,4 @@
-"""The supervisors of this machine, each a process."""
+"""The supervisors of this machine, each a process, and the pools that start those of sweeps."""
 
 from __future__ import annotations
 
@@ -12,39 +12,46 @@ from typing import TYPE_CHECKING
 from launcher import process
 from launcher.errors import StateError, SubmitError
 from launcher.job import RunState
-from launcher.processes import alive
+from launcher.pool import claim, is_on_its_way
+from launcher.processes import alive, this_process
 from launcher.scheduler import View
-from launcher.store import last_lines
+from launcher.store import RunFolder, last_lines
+from launcher.sweep.store import Groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from launcher.job import LaunchPlan
+    from launcher.job import GroupPlan, LaunchPlan
     from launcher.process import Running
     from launcher.scheduler import Open
-    from launcher.store import RunFolder
+    from launcher.store import Folder
+    from launcher.sweep.store import GroupFolder
+
+_HANDOVER_S = 10.0  # at most, from a run's claim to its supervisor's first word
+_POLL_S = 0.02
+_GONE = "the pool that was to start it is gone; the same command queues it again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """A supervisor that waits to be told to begin; it ends if we do."""
+    """A supervisor, or a pool, that waits to be told to begin; it ends if we do."""
 
-    folder: RunFolder
-    supervisor: Running
+    folder: Folder
+    process: Running
+    log: str
 
     def go(self) -> None:
         """Tell it to begin; its first word makes the run its own, whatever we do then."""
-        supervisor = self.supervisor
-        assert supervisor.stdin is not None  # noqa: S101 - for the type checker
-        with contextlib.suppress(BrokenPipeError), supervisor.stdin:
-            supervisor.stdin.write(b"!")
-        while len(self.folder.events()) == 1 and supervisor.poll() is None:
+        started, known = self.process, len(self.folder.events())
+        assert started.stdin is not None  # noqa: S101 - for the type checker
+        with contextlib.suppress(BrokenPipeError), started.stdin:
+            started.stdin.write(b"!")
+        while len(self.folder.events()) == known and started.poll() is None:
             time.sleep(0.002)
-        if len(self.folder.events()) == 1:
+        if len(self.folder.events()) == known:
             raise SubmitError(
-                "the supervisor ended at once: "
-                f"{last_lines(self.folder.file('logs', 'launch.log'))}",
-                exit_status=supervisor.returncode,
+                f"{self._what()} ended at once: {last_lines(self.log)}",
+                exit_status=started.returncode,
             )
 
     def report(self) -> None:
@@ -52,9 +59,12 @@ class Started:
 
     def undo(self) -> bool:
         """Kill it, and wait."""
-        with self.supervisor:  # closes our end of its pipe
-            self.supervisor.kill()
+        with self.process:  # closes our end of its pipe
+            self.process.kill()
         return True
+
+    def _what(self) -> str:
+        return "the supervisor" if isinstance(self.folder, RunFolder) else "the pool"
 
 
 class Local:
@@ -70,24 +80,63 @@ class Local:
         """Return the start of the supervisor, which takes as long as the run's recording."""
         (argv,) = plan.commands
         os.makedirs(folder.file("logs"))
-        with open(folder.file("logs", "launch.log"), "ab") as log:
-            try:
-                supervisor = process.start(argv, log=log, env=env, waits=True)
-            except OSError as error:
-                raise SubmitError(
-                    f"{argv[0]} cannot be started: {error}", argv=argv, exit_status=127
-                ) from error
-        return Started(folder=folder, supervisor=supervisor)
+        return _start(folder, argv, folder.file("logs", "launch.log"), env)
+
+    def queue(
+        self,
+        group: GroupFolder,
+        plan: GroupPlan,
+        env: Mapping[str, str],
+        say: Callable[[str], None],  # noqa: ARG002
+        lock: int,
+    ) -> None:
+        """Start the pool of a group, which has its runs when this returns; else SubmitError."""
+        (argv,) = plan.commands
+        group.event(RunState.SUBMITTING, **this_process())
+        pool = _start(group, argv, group.file("pool.log"), env, holds=(lock,))
+        try:
+            pool.go()
+        except BaseException:
+            if not self.find(group):
+                pool.undo()
+            raise
+
+    def find(self, group: GroupFolder) -> bool:
+        """Return whether a pool has told that it has the group's runs; before, it starts none."""
+        return any(each["state"] == RunState.PENDING.value for each in group.events())
 
     def look(self, runs: Sequence[Open]) -> dict[str, View]:
-        """Return whether the process that keeps each run is alive."""
-        return {
-            run.folder.id: View(holds=alive(run.last, run.folder.file("heartbeat"))) for run in runs
-        }
+        """Return whether the process that keeps each run, or is to start it, is alive."""
+        pools: dict[str, bool] = {}  # by group
+        views = {}
+        for run in runs:
+            if RunState(run.last["state"]) is RunState.PENDING:
+                views[run.folder.id] = _queued(run, pools)
+            else:
+                heartbeat = run.folder.file("heartbeat")
+                views[run.folder.id] = View(holds=alive(run.last, heartbeat))
+        return views
 
-    def interrupt(self, run: Open, *, waits: bool) -> None:  # noqa: ARG002
-        """Tell the run's supervisor to stop it, at once when told twice."""
+    def cancel_waiting(self, runs: Sequence[Open]) -> None:
+        """Have those cancelled that no pool has started; nothing was run, so none is committed."""
+        for run in runs:
+            if RunState(run.last["state"]) is RunState.PENDING:
+                _cancel(run, lambda *_: None)
+
+    def interrupt(self, run: Open, *, waits: bool) -> None:
+        """Tell the run's supervisor to stop it, at once when told twice; one that waits just ends.
+
+        ``waits``: a pool is to start it.
+        """
+        if waits and RunState(run.last["state"]) is RunState.PENDING:
+            from launcher.record import record_outcome  # noqa: PLC0415 - seldom
+
+            if _cancel(run, record_outcome):
+                return
+            run = _begun(run)
         last = run.last
+        if RunState(last["state"]).final:
+            return
         if RunState(last["state"]) is not RunState.RUNNING:
             raise StateError(
                 f"run {run.folder.id}: its supervisor does not start", hint="Try again."
@@ -100,3 +149,61 @@ class Local:
         if alive(last, run.folder.file("heartbeat")):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(last["pid"], signal.SIGTERM)
+
+
+def _start(
+    folder: Folder,
+    argv: tuple[str, ...],
+    log: str,
+    env: Mapping[str, str],
+    holds: Sequence[int] = (),
+) -> Started:
+    with open(log, "ab") as output:
+        try:
+            started = process.start(argv, log=output, env=env, waits=True, holds=holds)
+        except OSError as error:
+            raise SubmitError(
+                f"{argv[0]} cannot be started: {error}", argv=argv, exit_status=127
+            ) from error
+    return Started(folder=folder, process=started, log=log)
+
+
+def _queued(run: Open, pools: dict[str, bool]) -> View:
+    """Return the view of a run that waits; ``pools``: which are alive, as far as is known."""
+    name = str(run.told("group"))
+    if name not in pools:
+        group = Groups(os.path.dirname(run.folder.path)).folder(name)
+        pools[name] = alive(run.last, group.file("heartbeat"))
+    if pools[name] or is_on_its_way(run.folder):
+        return View(holds=True)
+    return View(holds=False, reason=_GONE)
+
+
+def _cancel(run: Open, commit: Callable[..., object]) -> bool:
+    """Return whether a run that waits has ended so; False: it is being started."""
+    from launcher import outcome  # noqa: PLC0415 - seldom
+
+    try:
+        claimed = claim(run.folder)
+    except OSError as error:
+        raise StateError(
+            f"run {run.folder.id} cannot be cancelled: {error}",
+            hint=f"It is {run.record.user}'s.",
+        ) from error
+    if claimed is None:
+        return False
+    result = outcome.judge(run.folder, (), 0, RunState.CANCELLED.value)
+    outcome.conclude(run.folder, run.record, result, commit, started=None, insist=False)
+    os.close(claimed)
+    return True
+
+
+def _begun(run: Open) -> Open:
+    """Return a run that a pool has claimed, once its supervisor has had its first word."""
+    from launcher.observe import read  # noqa: PLC0415 - it imports us
+
+    end = time.monotonic() + _HANDOVER_S
+    while RunState(run.last["state"]) is RunState.PENDING and time.monotonic() < end:
+        time.sleep(_POLL_S)
+        run = read(run.folder)
+    return run
