@@ -30,11 +30,17 @@ _START = re.compile(rb"(?<=\n)(?!\Z)|(?<=\r)(?![\n]|\Z)|\A")  # of a line
 class Tail:
     """The logs of one run, from their beginning."""
 
-    def __init__(self, folder: RunFolder, *, world_size: int, rank: int | None = None) -> None:
-        """Follow all logs, or those of one ``rank``; with several ranks each line has its rank."""
+    def __init__(
+        self, folder: RunFolder, *, world_size: int, rank: int | None = None, label: str = ""
+    ) -> None:
+        """Follow all logs, or those of one ``rank``; with several ranks each line has its rank.
+
+        ``label``: what each line has before it, where the logs of several runs are mixed.
+        """
         self._names = [f"rank-{rank}.log"] if rank is not None else None
         self.folder = folder
-        self._labelled = world_size > 1 and rank is None
+        self._label = f"[{label}] ".encode() if label else b""
+        self._ranked = world_size > 1 and rank is None
         self._offsets: dict[str, int] = {}
         self._held: dict[str, bytes] = {}
 
@@ -66,10 +72,10 @@ class Tail:
             file.seek(self._offsets.get(name, 0))
             data = file.read(_CHUNK)
         self._offsets[name] = self._offsets.get(name, 0) + len(data)
-        return self._lines(name, data, last=last) if self._labelled else data
+        return self._lines(name, data, last=last) if self._label or self._ranked else data
 
     def _lines(self, name: str, data: bytes, *, last: bool) -> bytes:
-        """Return the whole lines of ``data``, each with its rank; hold the rest back."""
+        """Return the whole lines of ``data``, each with its label; hold the rest back."""
         data = self._held.pop(name, b"") + data
         cut = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
         if (last and len(data) < _CHUNK) or len(data) - cut > _CHUNK:
@@ -78,8 +84,8 @@ class Tail:
         if cut < len(data):
             self._held[name] = data[cut:]
         rank = name.removeprefix("rank-").removesuffix(".log")
-        label = f"[{rank}] ".encode() if rank.isdigit() else b""
-        return _START.sub(label, data[:cut]) if cut else b""
+        label = self._label + (f"[{rank}] ".encode() if self._ranked and rank.isdigit() else b"")
+        return _START.sub(lambda _: label, data[:cut]) if cut else b""
 
 
 class Waiting:

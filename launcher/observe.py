@@ -9,12 +9,16 @@ import contextlib
 import os
 import time
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from launcher.errors import LaunchError
 from launcher.job import RunState
 from launcher.scheduler import Open, View, scheduler
 from launcher.store import RunFolder, RunStatus, Store
+from launcher.sweep.store import Groups, link_log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # Between the submitting process's end and the supervisor's first word.
 _HANDOVER_S = 10.0
@@ -28,26 +32,81 @@ def observe(folder: RunFolder) -> RunStatus:
 
 def observe_all(store: Store) -> list[RunStatus]:
     """Return the status of every run, oldest first; folders that are no runs are left out."""
-    found = store.index()
-    ids = store.ids()
-    going: list[Open] = []
-    for run_id in ids:
-        if run_id not in found:
-            with contextlib.suppress(LaunchError):
-                run = read(store.folder(run_id))
-                status = _ended(run)
-                if status is None:
-                    going.append(run)
-                else:
-                    found[run_id] = status
-    found |= {status.id: status for status in _status_of_open(going)}
-    there = [found[run_id] for run_id in ids if run_id in found]
-    return sorted(there, key=lambda status: status.created)  # ids have whole seconds
+    there = observe_some(store, store.ids())
+    return sorted(there.values(), key=lambda status: status.created)  # ids have whole seconds
 
 
-def read(folder: RunFolder) -> Open:
-    """Return a run as its folder tells of it."""
-    return Open(folder=folder, record=folder.record(), events=folder.events())
+def observe_some(store: Store, run_ids: Iterable[str]) -> dict[str, RunStatus]:
+    """Return the statuses of these runs, by id; what is no run is left out."""
+    return Looks(store, run_ids).now()
+
+
+class Looks:
+    """Looks at the same runs, again and again, each with one question a scheduler.
+
+    Why apart from ``observe``: of ten thousand runs most have ended or wait. What has ended is not
+    looked at again, and a file that has not grown is not read again.
+    """
+
+    def __init__(self, store: Store, run_ids: Iterable[str]) -> None:
+        """Name the runs, and find those that are known to have ended."""
+        self._store = store
+        self._ids: list[str] = []
+        self._ended: dict[str, RunStatus] = {}
+        self._read: dict[str, tuple[int, Open]] = {}  # with the size of its events
+        self.open: dict[str, Open] = {}  # runs that had not ended at the last look
+        self.add(run_ids)
+
+    def add(self, run_ids: Iterable[str]) -> None:
+        """Look at these too."""
+        new = dict.fromkeys(run_ids)
+        if new:
+            self._ids = list(dict.fromkeys((*self._ids, *new)))
+            self._ended |= self._store.index(new)
+
+    def now(self) -> dict[str, RunStatus]:
+        """Return the runs' statuses, by id, in their order; what is no run is left out."""
+        groups = Groups(self._store.path)
+        self.open = {}
+        for run_id in self._ids:
+            if run_id not in self._ended:
+                with contextlib.suppress(LaunchError, OSError):
+                    self._look(run_id, groups)
+        judged = {each.id: each for each in _status_of_open(list(self.open.values()))}
+        for status in judged.values():
+            if status.state.final and status.state is not RunState.LOST:
+                self._end(status)
+        known = judged | self._ended
+        return {run_id: known[run_id] for run_id in self._ids if run_id in known}
+
+    def _look(self, run_id: str, groups: Groups) -> None:
+        folder = self._store.folder(run_id)
+        size = 0
+        with contextlib.suppress(FileNotFoundError):
+            size = os.stat(folder.file("events.jsonl")).st_size
+        before, run = self._read.get(run_id, (-1, None))
+        if run is None:
+            run = Open(folder=folder, record=folder.record(), events=folder.events())
+        elif size != before:
+            run = replace(run, events=folder.events())
+        self._read[run_id] = (size, run)
+        run = replace(run, events=groups.joined(run.events))
+        status = _ended(run)
+        if status is None:
+            self.open[run_id] = run
+        else:
+            self._end(status)
+
+    def _end(self, status: RunStatus) -> None:
+        self._ended[status.id] = status
+        self._read.pop(status.id, None)
+        self.open.pop(status.id, None)
+
+
+def read(folder: RunFolder, groups: Groups | None = None) -> Open:
+    """Return a run as its folder, and the group that it was queued with, tell of it."""
+    groups = groups or Groups(os.path.dirname(folder.path))
+    return Open(folder=folder, record=folder.record(), events=groups.joined(folder.events()))
 
 
 def index(folder: RunFolder) -> None:
@@ -99,6 +158,7 @@ def _settle(run: Open, view: View) -> RunStatus:
     from launcher.record import record_outcome  # noqa: PLC0415
 
     assert view.state is not None  # noqa: S101 - for the type checker
+    link_log(run.folder)
     result = judge(run.folder, run.folder.ranks(), 0, view.state.value)
     result |= {"reason": view.reason, "job_id": view.job_id, **(view.details or {})}
     started = _started(run)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from launcher.store import RunFolder, RunStatus
 
 _POLL_S = 0.05  # between two looks, at first
-_PATIENCE_S = 20.0  # for a scheduler to end a job, beside the ranks' own time
+PATIENCE_S = 20.0  # for a scheduler to end a job, beside the ranks' own time
 
 
 class Run:
@@ -86,10 +86,10 @@ class Run:
             self.interrupt()
         grace_s = self.folder.record().grace_s
         try:
-            return self.wait(grace_s + _PATIENCE_S)
+            return self.wait(grace_s + PATIENCE_S)
         except TimeoutError:
             self.interrupt()  # at once, this time
-            return self.wait(_PATIENCE_S)
+            return self.wait(PATIENCE_S)
 
     def interrupt(self) -> None:
         """Have the run ended, at once when told twice; do not wait."""

@@ -12,7 +12,7 @@ from launcher.shell import shell_line, shell_word
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from launcher.job import LaunchPlan, RunRecord
+    from launcher.job import LaunchPlan, Resources, RunRecord
     from launcher.store import RunFolder, RunStatus
 
 
@@ -20,7 +20,7 @@ def plan_text(plan: LaunchPlan) -> str:
     """Return the whole plan: folder, environment, files, variables, commands."""
     parts = [f"# run folder\n{plan.run_dir}\n"]
     if plan.build:
-        parts.append("# environment, to be built first\n" + _commands(plan.build))
+        parts.append("# environment, to be built first\n" + commands(plan.build))
     for file in plan.files:
         if file.copied_from:
             parts.append(f"# file {file.path}\n(a copy of {file.copied_from})\n")
@@ -29,12 +29,13 @@ def plan_text(plan: LaunchPlan) -> str:
     secret = [f"{name}=*** (from the submitting environment)\n" for name in plan.secrets]
     shown = [f"{name}={value}\n" for name, value in plan.env.items()]
     parts.append("# environment of the ranks\n" + "".join(shown + secret))
-    parts.append("# commands\n" + _commands(plan.commands))
+    parts.append("# commands\n" + commands(plan.commands))
     return "\n".join(parts)
 
 
-def _commands(commands: Sequence[Sequence[str]]) -> str:
-    return "".join(shell_line(argv) + "\n" for argv in commands)
+def commands(words: Sequence[Sequence[str]]) -> str:
+    """Return commands, a line each."""
+    return "".join(shell_line(argv) + "\n" for argv in words)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -55,7 +56,7 @@ def runs_table(statuses: Sequence[RunStatus]) -> str:
             each.id,
             each.name,
             each.state.value,
-            _where(each),
+            where(each),
             str(each.world_size),
             clock(each.started),
             _known_duration(each),
@@ -69,7 +70,8 @@ def runs_table(statuses: Sequence[RunStatus]) -> str:
     return table(heads, rows)
 
 
-def _where(status: RunStatus) -> str:
+def where(status: RunStatus) -> str:
+    """Return the compute of a run with its host, or with the job's number there."""
     return f"{status.compute}:{status.host if status.compute == 'local' else status.job_id}"
 
 
@@ -110,7 +112,7 @@ def _known_duration(status: RunStatus) -> str:
     return duration(status.duration_s if status.ended or not status.state.final else None)
 
 
-def ranks(record: RunRecord) -> str:
+def ranks(record: RunRecord | Resources) -> str:
     """Return ``one process`` or ``2 nodes x 4 ranks``."""
     if record.world_size == 1:
         return "one process"

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from launcher.cli import jobs, machine, runs
+from launcher.cli import jobs, machine, runs, sweeps
 from launcher.cli.words import say, stop_writing
 from launcher.errors import ConfigError, LaunchError, nearest
 
@@ -28,9 +28,11 @@ _VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "runs": runs.list_runs,
     "show": runs.show_run,
     "explain": runs.explain_run,
-    "logs": runs.logs,
-    "wait": runs.wait,
-    "cancel": runs.cancel,
+    "logs": sweeps.logs,
+    "wait": sweeps.wait,
+    "cancel": sweeps.cancel,
+    "sweeps": sweeps.list_sweeps,
+    "plot": sweeps.plot,
     "env": machine.env,
     "doctor": machine.doctor,
 }

@@ -1,44 +1,80 @@
-"""The verbs that take runs: runs, show, logs, wait, cancel."""
+"""The verbs that read runs: runs, show, explain."""
 
 from __future__ import annotations
 
+import functools
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launcher import api
-from launcher.cli.words import RUN_HELP, RUNS_DIR_HELP, exit_status, parser, say, write
-from launcher.errors import ConfigError
+from launcher.cli.words import RUN_HELP, RUNS_DIR_HELP, SWEEP_HELP, joined, parser, say
 from launcher.run import Run
 from launcher.shell import shell_word
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from launcher.store import RunFolder, RunStatus
+    from launcher.store import RunFolder, RunStatus, Store
+    from launcher.sweep.table import Grid
+
+_SORT_HELP = "by a metric or what varies; -NAME: the highest first, in place of the lowest"
 
 
 def list_runs(argv: Sequence[str]) -> int:
-    """List the runs: id, name, state, where, when, metrics."""
+    """List the runs: id, name, state, where, when, metrics; of a sweep: what varies, metrics."""
     from launcher import show  # noqa: PLC0415
-    from launcher.observe import observe_all  # noqa: PLC0415
 
     options_of = parser("runs", list_runs)
+    options_of.add_argument("--sweep", metavar="ID", help=f"the runs of one sweep: {SWEEP_HELP}")
+    options_of.add_argument("--sort", metavar="NAME", help=_SORT_HELP)
+    options_of.add_argument("--csv", action="store_true", help="as CSV, numbers in full")
     options_of.add_argument("--json", action="store_true", help="as JSON")
-    options_of.add_argument("-n", type=int, metavar="N", help="the latest N only")
+    options_of.add_argument(
+        "-n", type=int, metavar="N", help="the latest N only; sorted, the top N"
+    )
     options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
-    options = options_of.parse_args(argv)
+    options = options_of.parse_args(joined(argv, "--sort"))
     store = api.store(options.runs_dir)
-    statuses = observe_all(store)
-    statuses = statuses[-options.n :] if options.n else statuses
-    if options.json:
-        sys.stdout.write(show.json_text([each.to_json() for each in statuses]))
-    elif statuses:
-        sys.stdout.write(show.runs_table(statuses))
-    else:
+    items, grid = _points(store, options.sweep) if options.sweep else _runs(store)
+    rows = grid().order(options.sort) if options.sort else list(range(len(items)))
+    if options.n:
+        rows = rows[: options.n] if options.sort else rows[-options.n :]
+    if options.csv:
+        sys.stdout.write(grid().of(rows).csv_text())
+    elif options.json:
+        sys.stdout.write(show.json_text([items[row].to_json() for row in rows]))
+    elif not rows:
         say(f"launcher: no runs in {store.path}")
+    elif options.sweep:
+        from launcher.sweep.table import sweep_text  # noqa: PLC0415
+
+        sys.stdout.write(sweep_text(grid().of(rows)))
+    else:
+        sys.stdout.write(show.runs_table([items[row] for row in rows]))
     return 0
+
+
+def _runs(store: Store) -> tuple[list[Any], Callable[[], Grid]]:
+    from launcher.observe import observe_all  # noqa: PLC0415
+
+    def grid() -> Grid:
+        from launcher.sweep.table import runs_grid  # noqa: PLC0415 - the plain list needs none
+
+        return runs_grid(statuses)
+
+    statuses = observe_all(store)
+    return statuses, grid
+
+
+def _points(store: Store, text: str) -> tuple[list[Any], Callable[[], Grid]]:
+    from launcher.sweep.status import points_of  # noqa: PLC0415
+    from launcher.sweep.store import Sweeps  # noqa: PLC0415
+    from launcher.sweep.table import sweep_grid  # noqa: PLC0415
+
+    points = points_of(Sweeps(store).find(text))
+    return points, functools.partial(sweep_grid, points)
 
 
 def show_run(argv: Sequence[str]) -> int:
@@ -82,51 +118,6 @@ def _plain(folder: RunFolder, status: RunStatus) -> str:
 
     known = {"state": status.state.value, "nodes": status.nodes, "restart": status.restarts}
     return str(explained(folder, folder.record(), known)["reason"])
-
-
-def logs(argv: Sequence[str]) -> int:
-    """Print a run's output; -f follows it while it runs."""
-    from launcher.follow import Tail, follow  # noqa: PLC0415
-
-    options_of = parser("logs", logs)
-    options_of.add_argument("-f", "--follow", action="store_true", help="until the run ends")
-    options_of.add_argument("--rank", type=int, help="of one rank only")
-    folder, options = _one_run(options_of, argv)
-    world_size = folder.record().world_size
-    if options.rank is not None and not 0 <= options.rank < world_size:
-        raise ConfigError(f"--rank {options.rank}: the run has ranks 0 to {world_size - 1}")
-    tail = Tail(folder, world_size=world_size, rank=options.rank)
-    if options.follow:
-        follow(tail, write, say)
-    else:
-        tail.drain(write)
-    return 0
-
-
-def wait(argv: Sequence[str]) -> int:
-    """Wait until runs have ended; the exit status is that of the worst."""
-    worst = 0
-    for run in _some_runs(parser("wait", wait), argv):
-        state = run.wait(say=say)
-        print(f"{run.id} {state.value}", flush=True)
-        worst = max(worst, exit_status(state))
-    return worst
-
-
-def cancel(argv: Sequence[str]) -> int:
-    """End runs, ranks included."""
-    for run in _some_runs(parser("cancel", cancel), argv):
-        print(f"{run.id} {run.cancel().value}", flush=True)
-    return 0
-
-
-def _some_runs(options_of: argparse.ArgumentParser, argv: Sequence[str]) -> list[Run]:
-    """Return the runs that are named; all of them are found before anything is done."""
-    options_of.add_argument("run", nargs="+", help=RUN_HELP)
-    options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
-    options = options_of.parse_args(argv)
-    store = api.store(options.runs_dir)
-    return [Run(store.find(each)) for each in options.run]
 
 
 def _one_run(

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from launcher.errors import ConfigError
 from launcher.job import RunState
+from launcher.shell import shell_word
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 RUN_HELP = "a run's id, a unique prefix of one, or @last"
+RUN_OR_SWEEP_HELP = "the id of a run or of a sweep, a unique prefix of one, or @last, a run"
+SWEEP_HELP = "a sweep's id, a unique prefix of one, or @last"
 RUNS_DIR_HELP = "where the runs are (default: LAUNCHER_RUNS or ./runs)"
 
 
@@ -40,6 +43,17 @@ class _Parser(argparse.ArgumentParser):
         )
 
 
+def joined(argv: Sequence[str], *options: str) -> list[str]:
+    """Return the words with the value of each option in one word with it: it may begin with -."""
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1] in options:
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
+
+
 def stop_writing() -> None:
     """Let standard output go nowhere: its reader, such as head, has seen enough."""
     with contextlib.suppress(OSError):
@@ -51,6 +65,13 @@ def parser(verb: str, function: Callable[..., Any]) -> argparse.ArgumentParser:
     return _Parser(
         prog=f"launcher {verb}".strip(), description=function.__doc__, allow_abbrev=False
     )
+
+
+def runs_dir_option(runs_dir: str) -> str:
+    """Return the option that a command needs to find ``runs_dir`` from here: often none."""
+    from launcher import api  # noqa: PLC0415
+
+    return "" if runs_dir == api.store().path else f" --runs-dir {shell_word(runs_dir)}"
 
 
 def exit_status(state: RunState) -> int:
