@@ -173,7 +173,11 @@ def test_a_message_at_the_end_without_an_exception(tmp_path: Path) -> None:
         ("einops_of_nobody", "[]", "environment.pip_packages=[einops_of_nobody]"),
         ("sklearn.svm", "[]", "environment.pip_packages=[scikit-learn]"),
         ("cv2", "[einops]", "environment.pip_packages=[einops,opencv-python-headless]"),
-        ("PIL", "['pandas>=2,<3']", 'environment.pip_packages=["pandas>=2,<3",pillow]'),
+        (
+            "cv2",
+            "['pandas>=2,<3']",
+            'environment.pip_packages=["pandas>=2,<3",opencv-python-headless]',
+        ),
         ("google.protobuf", "[]", "environment.pip_packages=[protobuf]"),
         ("google.cloud.storage", "[]", "environment.pip_packages=[google-cloud-storage]"),
         ("ruamel.yaml", "[]", "environment.pip_packages=[ruamel.yaml]"),
