@@ -5,8 +5,8 @@ its own cores, and goes on when the pool is killed. What waits then is lost, and
 
 Why a run is claimed first: to start it and to cancel it while it waits are for whoever makes the
 file ``job`` in its folder. Its supervisor inherits the lock of that file: where nobody has it, and
-the run has not begun, none is on its way. Why we ask again and again for cores that others have: locks cannot be
-waited for together; the end of a run of our own wakes us at once.
+the run has not begun, none is on its way. Why we ask again and again for cores that others have:
+locks cannot be waited for together; the end of a run of our own wakes us at once.
 """
 
 from __future__ import annotations
