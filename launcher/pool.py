@@ -4,9 +4,11 @@ Standard library only, in a session of its own, as the supervisors are that it s
 its own cores, and goes on when the pool is killed. What waits then is lost, and is seen to be.
 
 Why a run is claimed first: to start it and to cancel it while it waits are for whoever makes the
-file ``job`` in its folder. Its supervisor inherits the lock of that file: where nobody has it, and
-the run has not begun, none is on its way. Why we ask again and again for cores that others have:
-locks cannot be waited for together; the end of a run of our own wakes us at once.
+file ``job`` in its folder. The supervisor inherits that file's lock: where nobody has it, and the
+run has not begun, nobody is about to start it.
+
+Why we ask again and again for cores that others have: locks cannot be waited for together. The end
+of a run of our own wakes us at once.
 """
 
 from __future__ import annotations

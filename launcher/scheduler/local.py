@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from launcher import process
 from launcher.errors import StateError, SubmitError
 from launcher.job import RunState
-from launcher.pool import claim, is_on_its_way
 from launcher.processes import alive, this_process
 from launcher.scheduler import View
 from launcher.store import RunFolder, last_lines
@@ -174,7 +173,11 @@ def _queued(run: Open, pools: dict[str, bool]) -> View:
     if name not in pools:
         group = Groups(os.path.dirname(run.folder.path)).folder(name)
         pools[name] = alive(run.last, group.file("heartbeat"))
-    if pools[name] or is_on_its_way(run.folder):
+    if pools[name]:
+        return View(holds=True)
+    from launcher.pool import is_on_its_way  # noqa: PLC0415 - seldom
+
+    if is_on_its_way(run.folder):
         return View(holds=True)
     return View(holds=False, reason=_GONE)
 
@@ -182,6 +185,7 @@ def _queued(run: Open, pools: dict[str, bool]) -> View:
 def _cancel(run: Open, commit: Callable[..., object]) -> bool:
     """Return whether a run that waits has ended so; False: it is being started."""
     from launcher import outcome  # noqa: PLC0415 - seldom
+    from launcher.pool import claim  # noqa: PLC0415
 
     try:
         claimed = claim(run.folder)

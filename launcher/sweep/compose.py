@@ -16,12 +16,12 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from hydra.errors import OverrideParseException
 from omegaconf import Container, DictConfig, ListConfig, OmegaConf
 
 from launcher import app, config, overrides
+from launcher.sweep.parse import Grammar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -56,8 +56,7 @@ class FastConfigs:
     ) -> None:
         self._compose = compose
         self._is_group = is_group
-        self._parser = OverridesParser.create()
-        self._parsed: dict[str, Override] = {}
+        self.grammar = Grammar()
         self._bases: dict[tuple[str, ...], DictConfig] = {}
         self._frames: dict[tuple[Any, ...], _Frame | None] = {}
 
@@ -90,15 +89,10 @@ class FastConfigs:
 
     def _split(self, words: Sequence[str]) -> tuple[tuple[str, ...], list[Override]]:
         """Return the overrides that choose files, and those of values; in their order."""
-        parsed = [self._parse(word) for word in words]
+        parsed = [self.grammar.parse(word) for word in words]
         groups = [each for each in parsed if self._chooses(each)]
         values = [each for each in parsed if not self._chooses(each)]
         return tuple(str(each.input_line) for each in groups), values
-
-    def _parse(self, word: str) -> Override:
-        if word not in self._parsed:
-            self._parsed[word] = self._parser.parse_override(word)
-        return self._parsed[word]
 
     def _chooses(self, override: Override) -> bool:
         if override.value_type not in (None, ValueType.ELEMENT):
@@ -135,7 +129,7 @@ class FastConfigs:
             text = str(override.input_line)
             if text == frame.texts[place]:
                 continue
-            before = self._parsed[frame.texts[place]].value()
+            before = self.grammar.parse(frame.texts[place]).value()
             value = override.value()
             if not (_is_leaf(before) and _is_leaf(value)):
                 raise _UnusualError(text)
@@ -169,7 +163,7 @@ class Composer:
         """
         if self._fast is not None:
             try:
-                return self._fast.container([self._readable(word) for word in words])
+                return self._fast.container([self._readable(word, self._fast) for word in words])
             except Exception:  # noqa: BLE001, S110 - the plain way tells what is wrong
                 pass
         return config.plain(app.compose(replace(self._request, overrides=words)))
@@ -180,13 +174,13 @@ class Composer:
         section = OmegaConf.to_container(found.sweep, resolve=True, enum_to_str=True)
         return {str(key): value for key, value in dict(section).items()}  # type: ignore[arg-type]
 
-    def _readable(self, word: str) -> str:
+    def _readable(self, word: str, fast: FastConfigs) -> str:
         """Return the override as Hydra reads it; one that it cannot read is text."""
         if word not in self._words:
             readable = overrides.readable(word)
             app.check(readable, self._request)
             try:
-                OverridesParser.create().parse_override(readable)
+                fast.grammar.parse(readable)
             except OverrideParseException:
                 readable = overrides.as_text(readable) or readable
             self._words[word] = readable

@@ -6,6 +6,7 @@ Why the text between commas is kept: a point is what a person would type for tha
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -14,12 +15,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep
 from hydra.errors import HydraException
 
 from launcher import app, overrides, params
 from launcher.errors import ConfigError
+from launcher.sweep.parse import Grammar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -122,6 +123,11 @@ def axes(request: app.Request, words: Sequence[str]) -> list[Axis]:
     return list(found.values())
 
 
+@functools.cache
+def _grammar() -> Grammar:
+    return Grammar()
+
+
 def _axis(request: app.Request, word: str) -> Axis:
     mark, key, value = overrides.parts(word)
     fixed = Axis(word=word, key=mark + key)
@@ -132,7 +138,7 @@ def _axis(request: app.Request, word: str) -> Axis:
     if inner or len(texts) > 1:
         return Axis(word=word, key=mark + key, choices=tuple(texts))
     try:
-        parsed = OverridesParser.create().parse_override(overrides.readable(word))
+        parsed = _grammar().parse(overrides.readable(word))
         if not parsed.is_sweep_override():
             return fixed
         if parsed.is_interval_sweep():

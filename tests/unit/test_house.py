@@ -14,7 +14,7 @@ MODULES = sorted((ROOT / "launcher").rglob("*.py"))
 MAY_IMPORT = {
     "subprocess": {"process.py"},
     "shlex": {"shell.py"},
-    "hydra": {"app.py", "config.py", "schema.py", "compose.py", "points.py"},
+    "hydra": {"app.py", "config.py", "schema.py", "compose.py", "parse.py", "points.py"},
     "omegaconf": {"app.py", "config.py", "schema.py", "compose.py"},
     "torch": {"bootstrap.py"},
     "horovod": {"bootstrap.py"},

@@ -7,9 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 
 from launcher import app, config
 from launcher.errors import ConfigError
+from launcher.sweep.parse import Grammar
 from launcher.sweep.points import Point, expand, first, split
 
 if TYPE_CHECKING:
@@ -175,6 +178,56 @@ def test_what_makes_no_points(given: tuple[str, ...], settings: Any, message: st
 def test_what_decides_how_a_sweep_is_made() -> None:
     request = app.Request(overrides=("nodes=1,2", "experiment=a,b", "sweep.zip=[x,y]"))
     assert first(request) == ("experiment=a", "sweep.zip=[x,y]")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("0", "-0", "7", "-12", "007", "1_000", "+1", "0.5", "-0.25", ".5", "5.", "1e3", "1E-3"),
+        *(
+            "1.5e+10",
+            "1e",
+            "nan",
+            "inf",
+            "true",
+            "null",
+            "''",
+            "'a b'",
+            "'a\\'b'",
+            "'${x}'",
+            "'$x'",
+        ),
+        *(
+            "a",
+            "a-b",
+            "1a",
+            "1.2.3",
+            "--1",
+            "1,2",
+            "'a','b'",
+            "[1]",
+            "",
+            " 1",
+            "1 ",
+            "0x10",
+            "1.0e5",
+        ),
+    ],
+)
+@pytest.mark.parametrize("key", ["a", "++a.b", "+a", "a.b_c.d1", "compute"])
+def test_plain_values_are_read_as_hydra_reads_them(key: str, value: str) -> None:
+    grammar, word = Grammar(), f"{key}={value}"
+    expected = read(OverridesParser.create(), word)
+    assert [read(grammar, word), read(grammar, word)] == [expected, expected]
+
+
+def read(parser: Any, word: str) -> str:
+    """Return what a parser makes of a word, all of it; nan is nan."""
+    parse = parser.parse if isinstance(parser, Grammar) else parser.parse_override
+    try:
+        return repr(parse(word))
+    except OverrideParseException as error:
+        return str(error)
 
 
 def test_commas_within_something_do_not_part() -> None:
