@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import statistics
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _LEGEND = 20  # entries at most
 _TOLD = 10  # numbers of points in one line
 _NO_PLACE = "no place on a logarithmic axis"
+_NOT_FINITE = "no finite number"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ def picture(points: Sequence[Point], asked: Request, store: Store) -> Picture:
         made = _by_value(points, asked, names[asked.x], group)
     else:
         made = _curves(points, asked, group, store)
-        if not made.series and not any(_NO_PLACE in why for why in made.lost):
+        if not made.series and set(made.lost) <= {f"no {asked.y}"}:
             beside = {name for name in metrics if name != asked.y} | {"time"}
             raise _unknown("--x", asked.x, [*varying.values(), *sorted(beside)])
     if not made.series:
@@ -153,10 +155,12 @@ def _curves(points: Sequence[Point], asked: Request, group: str, store: Store) -
         known = [(x, y) for x, y in pairs if x is not None and y is not None]
         if asked.x == "time" and known:
             known = [(x - lines[0].get("time", x), y) for x, y in known]
-        drawn = [pair for pair in known if not _why_lost(asked, [pair])]
-        if not drawn:
-            lost.setdefault(_why_lost(asked, known), []).append(point.entry.point)
+        why = _why_lost(asked, known)
+        if why:
+            lost.setdefault(why, []).append(point.entry.point)
             continue
+        # What is not finite stays: it is a gap in the line.
+        drawn = [pair for pair in known if _why_lost(asked, [pair]) in ("", _NOT_FINITE)]
         label = _group_label(point, group, asked) or short_values(point.entry.values)
         xs, ys = zip(*drawn, strict=True)
         series.append(Series(label=label or str(point.entry.point), xs=[*xs], ys=[*ys]))
@@ -168,12 +172,19 @@ def _why_lost(asked: Request, pairs: Sequence[tuple[Any, float | None]]) -> str:
     numbers = [(x, y) for x, y in pairs if y is not None]
     if not numbers:
         return f"no {asked.y}"
+    finite = [pair for pair in numbers if not any(map(_is_endless, pair))]
+    if not finite:
+        return _NOT_FINITE
     fits = [
         (x, y)
-        for x, y in numbers
+        for x, y in finite
         if not (asked.log_y and y <= 0) and not (asked.log_x and x is not None and x <= 0)
     ]
     return "" if fits else _NO_PLACE
+
+
+def _is_endless(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _group_label(point: Point, group: str, asked: Request) -> str:
@@ -206,9 +217,8 @@ def _fill(axes: Axes, made: Picture, asked: Request) -> None:
         label = None if each.label in told or not each.label else each.label
         told.add(each.label)
         if made.curves:
-            axes.plot(
-                each.xs, each.ys, color=colour, label=label, marker="." if len(each.xs) == 1 else ""
-            )
+            single = sum(map(math.isfinite, each.ys)) == 1  # no line would show it
+            axes.plot(each.xs, each.ys, color=colour, label=label, marker="." if single else "")
             continue
         axes.plot(each.xs, each.ys, "o", color=colour, label=label)
         if not made.categories:

@@ -304,6 +304,24 @@ def test_a_picture_of_learning_curves(tmp_path: Path) -> None:
     assert picture(points, Request(x="time", y="loss"), store).series[0].xs == [0, 1, 2]
 
 
+def test_a_picture_tells_of_runs_that_diverged(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    nan = float("nan")
+    points = [point(0, lr="1", loss=0.5, step=1), point(1, lr="2", loss=nan, step=1)]
+    made = picture([*points, point(2, lr="inf", loss=1.0)], Request(x="lr", y="loss"), store)
+    assert [each.xs for each in made.series] == [[1.0]]
+    assert made.lost == {"no finite number": [1, 2]}
+    for each, losses in zip(points, ([0.5, nan, 0.4], [nan, nan]), strict=True):
+        path = store.create(each.entry.run).file("metrics.jsonl")
+        for step, loss in enumerate(losses):
+            append_line(path, {"time": 1.0, "step": step, "loss": loss})
+    made = picture(points, Request(x="step", y="loss"), store)
+    assert [each.xs for each in made.series] == [[0, 1, 2]]  # with a gap
+    assert made.lost == {"no finite number": [1]}
+    with pytest.raises(ConfigError, match="no run has a number of it"):
+        picture(points[1:], Request(x="step", y="loss"), store)
+
+
 @pytest.mark.parametrize(
     ("x", "y", "group", "message"),
     [
