@@ -172,7 +172,8 @@ def _explained(error: Exception, request: Request, words: list[str]) -> ConfigEr
     if found:
         return ConfigError(
             f"{found[1].lstrip('+')}: a value with commas is a sweep",
-            hint="Quote it for one text, key='\"a,b\"', or bracket it for a list, key=[a,b].",
+            hint="-m launches one. Quote it for one text, key='\"a,b\"', or bracket it for a list, "
+            "key=[a,b].",
         )
     key = _faulty_key(error)
     for word in words:

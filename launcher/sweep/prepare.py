@@ -126,7 +126,8 @@ def _named(error: LaunchError, point: Point, count: int) -> LaunchError:
     if count == 1:
         return error
     words = " ".join(f"{key}={value}" for key, value in point.varying)
+    then = "Nothing was queued; sweep.skip_invalid=true leaves such points out."
     return type(error)(
         f"point {point.number} of {count} ({words}): {error.message}",
-        hint=f"{error.hint} Nothing was queued; sweep.skip_invalid=true leaves such points out.",
+        hint=f"{error.hint} {then}".strip(),
     )

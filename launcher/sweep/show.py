@@ -79,5 +79,6 @@ def queued_lines(sweep: Sweep, done: Queued, where: str) -> list[str]:
         )
         runs = f"{count} run{'s' if count > 1 else ''}"
         lines.append(f"launcher: sweep {sweep_id}: {runs} queued as {how}")
-    lines.append(f"  launcher runs --sweep {sweep_id}{where}   launcher cancel {sweep_id}{where}")
+    verbs = ("runs --sweep", "wait", "cancel")
+    lines.append("  " + "   ".join(f"launcher {verb} {sweep_id}{where}" for verb in verbs))
     return lines
