@@ -181,7 +181,7 @@ def headlines(points: Sequence[Point], wanted: str, now: float) -> list[str]:
         way = "highest" if top.higher else "lowest"
         lines.append(f"{way} last {top.metric} {top.value:.4g}: {top.point.label}")
     elif wanted:
-        lines.append(f"no run has reported {wanted.removeprefix('-')}")
+        lines.append(f"no run has reported a finite {wanted.removeprefix('-')}")
     why = next((each.status.reason for each in points if each.status and _waits(each)), "")
     return [*lines, f"waiting: {why}"] if why else lines
 

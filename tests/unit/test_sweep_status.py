@@ -225,7 +225,7 @@ def test_headlines_count_and_say_why_runs_wait() -> None:
         "highest last accuracy 0.5: 0 lr=0.1",
         "waiting: all nodes are taken",
     ]
-    assert "no run has reported f1" in headlines(points, "f1", 2004.0)
+    assert "no run has reported a finite f1" in headlines(points, "f1", 2004.0)
 
 
 # ------------------------------------------------------------------ stores
