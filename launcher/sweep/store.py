@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SWEEPS = ".sweeps"
 SWEEP_SCHEMA = 1
 _ID = re.compile(r"\d{6}-\d{6}-\w{4,}")
+_SECOND = len("261123-051048")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +196,11 @@ class Sweeps:
     def find(self, text: str) -> SweepFolder:
         """Return the one sweep that an id, a unique prefix of one, or ``@last`` names."""
         ids = self.ids()
-        found = ids[-1:] if text == "@last" else [each for each in ids if each.startswith(text)]
+        found = [each for each in ids if each.startswith(text)]
+        if text == "@last" and ids:
+            # The time in an id has whole seconds: of the latest ones, their records tell.
+            latest = [each for each in ids if each[:_SECOND] == ids[-1][:_SECOND]]
+            found = [max(latest, key=lambda each: self.folder(each).record().created)]
         if len(found) == 1 and text:
             return self.folder(found[0])
         if found and text:
