@@ -6,6 +6,7 @@ knowing of each other, and none has to outlive the runs that it started. Source:
 
 Why a turn: who collects for a large run would never have enough while others take every core that
 gets free for small ones. Why a door before it: who has had a turn must get behind those who wait.
+Why one of GPUs and one of cores: who waits for a GPU must not keep others from cores.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from launcher.environment.answers import cache_dir
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_DOOR, _TURN = "door", "turn"
+# The run whose pool has the cores that we are on: the pools that its script starts share those.
+LEASED = "LAUNCHER_LEASED"
+_ELSEWHERE = "/tmp"  # noqa: S108 - a folder of ours alone, below it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,36 +54,36 @@ class Leases:
 
     def take(self, cores: int, gpus: int) -> Lease | None:
         """Return so many, or all where there are less; None: ask again, others have them still."""
-        if not self._has_turn():
+        if not (self._has("gpu", self._gpus, gpus) and self._has("core", self._cores, cores)):
             return None
-        own_cores = [each for each in self._cores if self._holds(f"core-{each}", cores)]
-        own_gpus = [each for each in self._gpus if self._holds(f"gpu-{each}", gpus)]
-        if len(own_cores) < min(cores, len(self._cores)) or len(own_gpus) < min(
-            gpus, len(self._gpus)
-        ):
-            return None
-        self._free(_TURN)
-        files, self._held = tuple(self._held.values()), {}
-        return Lease(cores=tuple(own_cores), gpus=tuple(own_gpus), files=files)
+        files, held, self._held = tuple(self._held.values()), self._held, {}
+        return Lease(
+            cores=tuple(each for each in self._cores if f"core-{each}" in held),
+            gpus=tuple(each for each in self._gpus if f"gpu-{each}" in held),
+            files=files,
+        )
 
     def drop(self) -> None:
         """Free what was collected, and our turn."""
         for name in list(self._held):
             self._free(name)
 
-    def _has_turn(self) -> bool:
-        if _TURN in self._held:
+    def _has(self, kind: str, there: Sequence[object], wanted: int) -> bool:
+        """Return whether we hold as many of a kind as are wanted and there; collect in our turn."""
+        left = min(wanted, len(there)) - sum(name.startswith(f"{kind}-") for name in self._held)
+        if not left:
             return True
-        if not (self._lock(_DOOR) and self._lock(_TURN)):
-            return False
-        self._free(_DOOR)
-        return True
-
-    def _holds(self, name: str, wanted: int) -> bool:
-        """Return whether we hold ``name``; take it where fewer of its kind are held than wanted."""
-        kind = name.partition("-")[0] + "-"
-        held = sum(each.startswith(kind) for each in self._held)
-        return name in self._held or (held < wanted and self._lock(name))
+        door, turn = f"{kind}.door", f"{kind}.turn"
+        if turn not in self._held:
+            if not (self._lock(door) and self._lock(turn)):
+                return False
+            self._free(door)
+        for name in (f"{kind}-{each}" for each in there):
+            if left and name not in self._held:
+                left -= self._lock(name)
+        if not left:
+            self._free(turn)
+        return not left
 
     def _lock(self, name: str) -> bool:
         """Return whether the lock called ``name`` is ours now."""
@@ -100,9 +103,31 @@ class Leases:
         os.close(self._held.pop(name))
 
 
-def folder() -> str:
-    """Return where this machine's locks lie; a home, and so the cache, may be many machines'."""
-    return os.path.join(cache_dir(), "leases", os.uname().nodename)
+def folder(env: Mapping[str, str]) -> str:
+    """Return where the locks lie of what we share, a folder that is there; OSError: there is none.
+
+    A home, and so the cache, may be many machines', and its file system may have no locks.
+    """
+    machine, share = f"{os.uname().nodename}-{os.getuid()}", env.get(LEASED, "all")
+    try:
+        return _usable(os.path.join(cache_dir(), "leases", machine, share))
+    except OSError:
+        own = os.path.join(_ELSEWHERE, f"launcher-{machine}")
+        os.makedirs(own, mode=0o700, exist_ok=True)
+        if os.lstat(own).st_uid != os.getuid():
+            raise
+        return _usable(os.path.join(own, share))
+
+
+def _usable(path: str) -> str:
+    """Return ``path``, a folder in which files can be locked; else OSError."""
+    os.makedirs(path, exist_ok=True)
+    file = os.open(os.path.join(path, "tried"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    finally:
+        os.close(file)
+    return path
 
 
 def devices(env: Mapping[str, str]) -> list[str]:

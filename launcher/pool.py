@@ -59,7 +59,7 @@ class Pool:
         self.running: dict[RunFolder, Running] = {}
         self.cores = os.sched_getaffinity(0)
         gpus = cores.devices(os.environ)
-        self.leases = cores.Leases(cores.folder(), sorted(self.cores), gpus)
+        self.leases = cores.Leases(cores.folder(os.environ), sorted(self.cores), gpus)
         self.beaten = 0.0  # when we last gave a sign of life
 
     def run(self) -> None:
@@ -110,18 +110,22 @@ class Pool:
             lease = self.leases.take(task.cores, task.gpus)
             if lease is None:
                 return False
-            claimed = claim(task.folder)
-            if claimed is not None:
-                self._start(task.folder, lease, claimed)
-                os.close(claimed)
-            lease.close()
+            try:
+                claimed = claim(task.folder)
+                if claimed is not None:
+                    self._start(task.folder, lease, claimed)
+                    os.close(claimed)
+            except OSError:  # a full disk: it may have room again
+                return False
+            finally:
+                lease.close()
         self.waiting.popleft()
         return True
 
     def _start(self, folder: RunFolder, lease: Lease, claimed: int) -> None:
         """Start the run's supervisor; it inherits its cores, and holds them to its own end."""
         holds = (*lease.files, claimed)
-        env = dict(os.environ)
+        env = {**os.environ, cores.LEASED: folder.id}
         if lease.gpus:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(lease.gpus)
         words = (*self.supervisor, folder.path)

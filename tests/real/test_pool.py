@@ -223,6 +223,20 @@ def test_a_submit_that_ends_its_terminal_ends_no_pool(lab: Project) -> None:
     assert not any(each.endswith(".sweeps/lock") for each in locks)
 
 
+def test_a_run_whose_script_waits_for_a_sweep_shares_its_cores_with_it(lab: Project) -> None:
+    lab.write("inner.py", "import os\nprint(len(os.sched_getaffinity(0)))\n")
+    lab.write(
+        "train.py",
+        "import subprocess, sys\nwords = [sys.executable, '-m', 'launcher', '-m', "
+        "'entry_script=inner.py', 'script_params.x=1,2', 'environment.torch=null', "
+        "'runs_dir=inner', 'wait=true']\nsys.exit(subprocess.run(words, timeout=60).returncode)\n",
+    )
+    sweep_id = sweep(lab, SMALL, "script_params.until=x", count=1)
+    assert lab.launch("wait", sweep_id).returncode == 0
+    found = [each.read_text() for each in lab.run.glob("code/inner/*/logs/rank-0.log")]
+    assert found == ["1\n"] * 2
+
+
 def test_secrets_reach_the_ranks_and_no_file(lab: Project) -> None:
     lab.write(
         "train.py",

@@ -15,7 +15,7 @@ import pytest
 
 from launcher import pool
 from launcher.compute.local import Local
-from launcher.cores import Leases, devices
+from launcher.cores import LEASED, Leases, devices, folder
 from launcher.environment.locate import Prefix
 from launcher.errors import PlanError
 from launcher.job import Facts, Resources
@@ -133,6 +133,30 @@ def test_who_had_a_turn_gets_behind_those_who_wait(tmp_path: Path) -> None:
     third = theirs.take(1, 0)
     assert third
     third.close()
+
+
+def test_who_waits_for_a_gpu_keeps_nobody_from_cores(tmp_path: Path) -> None:
+    trains, computes = leases(tmp_path, 3, ("0",)), leases(tmp_path, 3, ("0",))
+    first = trains.take(1, 1)
+    assert first
+    assert trains.take(1, 1) is None
+    other = computes.take(1, 0)
+    assert other
+    first.close()
+    second = trains.take(1, 1)
+    assert second
+    assert (second.cores, second.gpus) == ((0,), ("0",))
+    second.close()
+    other.close()
+
+
+def test_locks_lie_where_there_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAUNCHER_CACHE", str(tmp_path))
+    assert folder({}).startswith(str(tmp_path))
+    assert folder({LEASED: "run"}) != folder({})
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LAUNCHER_CACHE", str(tmp_path / "file"))
+    assert folder({}).startswith("/tmp/launcher-")
 
 
 def test_what_was_collected_for_a_run_that_was_cancelled_is_free(tmp_path: Path) -> None:
