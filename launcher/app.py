@@ -29,6 +29,8 @@ from launcher.reference import rows, titles
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from hydra.core.object_type import ObjectType
+
 OmegaConf.register_new_resolver("literal", str, replace=True)
 _ONE_AT_A_TIME = threading.Lock()  # Hydra's state is global; notebooks have threads
 _VERSION = "1.3"  # of Hydra's behaviour, not of its code
@@ -52,8 +54,7 @@ def compose(request: Request) -> DictConfig:
     for word in words:
         check(word, request)
     try:
-        with _ONE_AT_A_TIME:
-            config = _composed(request, words)
+        config = _composed(request, words)
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error, request, words) from error
     for key, value in request.values.items():
@@ -104,15 +105,15 @@ def _composed(request: Request, words: list[str]) -> DictConfig:
 
 def by_hydra(request: Request, words: list[str]) -> DictConfig:
     """Return what Hydra composes of overrides in its own grammar; raise what it raises."""
-    with _initialized(request, words) as path:
+    with _ONE_AT_A_TIME, _initialized(request, words) as path:
         return hydra_compose("launcher_config", overrides=[*path, *words])
 
 
-def group_options(request: Request, key: str) -> list[str]:
-    """Return the options, and the groups below, of the config group ``key``; [] for none."""
+def group_options(request: Request, key: str, kind: ObjectType | None = None) -> list[str]:
+    """Return the options, or the groups below, or (None) both, of a config group; [] for none."""
     with _ONE_AT_A_TIME, _initialized(request, []) as path:
         loader = GlobalHydra.instance().config_loader()
-        return loader.get_group_options(key, None, "launcher_config", path)
+        return loader.get_group_options(key, kind, "launcher_config", path)
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ class Grammar:
         self._of_key: dict[str, Override] = {}
 
     def parse(self, word: str) -> Override:
-        """Return the override; raise OverrideParseException on a text that is none."""
+        """Return the override; raise HydraException on a text that is none."""
         if word not in self._parsed:
             plain = _PLAIN.fullmatch(word)
             self._parsed[word] = self._plain(plain) if plain else self._parser.parse_override(word)

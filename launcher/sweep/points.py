@@ -1,12 +1,7 @@
-"""What a person types after -m -> the points of a sweep, each a list of plain overrides.
-
-Why the text between commas is kept: a point is what a person would type for that run alone, and
-``1e-3`` must reach the script as ``1e-3`` there too.
-"""
+"""What a person types after -m -> the points of a sweep, each a list of plain overrides."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import math
@@ -15,20 +10,23 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.types import Glob, IntervalSweep
-from hydra.errors import HydraException
-
-from launcher import app, overrides, params
+from launcher import overrides, params
 from launcher.errors import ConfigError
-from launcher.sweep.parse import Grammar
+from launcher.sweep.grammar import MANY, Axis, Cell, Interval, axes, is_sweep, refuse_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from hydra.core.override_parser.types import Override
+    from launcher import app
 
-_SIMPLE = re.compile(r"[A-Za-z_./][\w./-]*")  # a text that the grammar reads as itself
-_OPEN, _CLOSE = "[{(", "]})"
+# A text that Hydra's grammar reads as itself.
+_SIMPLE = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_/][\w./-]*", re.IGNORECASE)
+
+
+class _Typed(str):
+    """A number of a file of points, as it was typed there."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,41 +38,24 @@ class Point:
     varying: tuple[tuple[str, str], ...]
 
 
-# An override of a point, and of one that varies its key and its value's text.
-_Cell = tuple[str, "tuple[str, str] | None"]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Axis:
-    """An override as it was typed, and what it stands for: ``key`` is with its mark."""
+class _Step:
+    """Axes that advance together: most of them one alone."""
 
-    word: str
-    key: str
-    choices: tuple[str, ...] = ()  # texts; (): it does not vary
-    interval: IntervalSweep | None = None
+    places: tuple[int, ...]  # theirs, among all axes
+    key: str  # of the first
+    axis: Axis
+    interval: Interval | None
+    rows: Sequence[tuple[Cell, ...]]
 
-    @property
-    def name(self) -> str:
-        """Return the key without its mark."""
-        return self.key.lstrip("+~")
-
-    @property
-    def varies(self) -> bool:
-        """Return whether points differ in it."""
-        return self.interval is not None or bool(self.choices)
-
-    def cells(self) -> list[_Cell]:
-        """Return the override with each of its choices; ConfigError where they are not finite."""
-        if self.interval is not None:
-            raise ConfigError(
-                f"{self.word}: an interval has no list of values",
-                hint="Say how many points are drawn from it: sweep.samples=50",
-            )
-        return [self.cell(text) for text in self.choices] or [(self.word, None)]
-
-    def cell(self, text: str) -> _Cell:
-        """Return the override with one choice."""
-        return f"{self.key}={text}", (self.name, text)
+    def drawn(self, chance: random.Random, sample: str) -> tuple[Cell, ...]:
+        """Return what a sample, named ``sample``, has: the same whatever else varies."""
+        if self.interval is None and len(self.rows) == 1:
+            return self.rows[0]
+        chance.seed(f"{sample}:{self.key}")  # as a new one, in half the time
+        if self.interval is None:
+            return chance.choice(self.rows)
+        return (self.axis.cell(self.interval.drawn(chance)),)
 
 
 def expand(request: app.Request, settings: Mapping[str, Any]) -> tuple[Point, ...]:
@@ -87,195 +68,155 @@ def expand(request: app.Request, settings: Mapping[str, Any]) -> tuple[Point, ..
     own = settings["params"].items()  # a text there is what a person would type
     listed = [f"{key}={each if isinstance(each, str) else _literal(each)}" for key, each in own]
     every = [axis for axis in axes(request, listed) if axis.name not in names] + typed
-    if settings["samples"] is None:
-        rows = _grid(every, _paired(every, settings["zip"]))
-    else:
-        rows = _sampled(every, int(settings["samples"]), int(settings["seed"]))
+    seed, samples = int(settings["seed"]), settings["samples"]
+    steps = _steps(every, settings["zip"], seed, sampled=samples is not None)
+    rows = _grid(steps) if samples is None else _sampled(steps, int(samples), seed)
     if settings["points"] is not None:
-        lines = list(_lines(str(settings["points"])))
+        lines = _lines(str(settings["points"]))
         rows = ((*row, *line) for row in rows for line in lines)
     points: dict[tuple[str, ...], Point] = {}
     for row in rows:
         words = tuple(word for word, _ in row)
-        varying = tuple(value for _, value in row if value is not None)
-        points.setdefault(words, Point(number=len(points), overrides=words, varying=varying))
+        if words not in points:
+            varying = tuple(value for _, value in row if value is not None)
+            points[words] = Point(number=len(points), overrides=words, varying=varying)
     return tuple(points.values())
 
 
 def first(request: app.Request) -> tuple[str, ...]:
     """Return the overrides of the first point that decide how the sweep is made."""
     chosen = axes(request, request.overrides)
-    own = [axis for axis in chosen if axis.name.startswith("sweep.") or axis.name == "experiment"]
+    groups = (*overrides.GROUPS, "experiment")  # an experiment's keys may be those of an option
+    own = [axis for axis in chosen if axis.name.startswith("sweep.") or axis.name in groups]
     return tuple(axis.cells()[0][0] for axis in own)
 
 
-def axes(request: app.Request, words: Sequence[str]) -> list[Axis]:
-    """Return what each override stands for; of two with the same key the later one counts."""
-    found: dict[str, Axis] = {}
-    for word in words:
-        axis = _axis(request, word)
-        if re.match(r"sweep\.(?!params)", axis.name) and axis.varies:
-            raise ConfigError(
-                f"{word}: how a sweep is made cannot be swept",
-                hint=f"For a list: {axis.name}=[...].",
-            )
-        found[axis.key] = axis
-    return list(found.values())
+def _steps(
+    every: Sequence[Axis], zipped: Sequence[Any], seed: int, *, sampled: bool
+) -> list[_Step]:
+    """Return the axes by what advances together; in the order of the first ones."""
+    of = _partners(every, zipped)
+    members: dict[Any, list[int]] = {}
+    for place, axis in enumerate(every):
+        number = of.get(axis.name) if axis.varies else None
+        members.setdefault(("alone", place) if number is None else number, []).append(place)
+    steps = []
+    for places in members.values():
+        axis = every[places[0]]
+        drawn = sampled and axis.interval is not None and len(places) == 1
+        rows = [] if drawn else list(zip(*(_cells(every[at], seed) for at in places), strict=True))
+        interval = axis.interval if drawn else None
+        step = _Step(places=tuple(places), key=axis.name, axis=axis, interval=interval, rows=rows)
+        steps.append(step)
+    return steps
 
 
-@functools.cache
-def _grammar() -> Grammar:
-    return Grammar()
+def _cells(axis: Axis, seed: int) -> list[Cell]:
+    cells = axis.cells()
+    if axis.shuffled:
+        random.Random(f"{seed}:{axis.name}").shuffle(cells)  # noqa: S311 - no secret
+    return cells
 
 
-def _axis(request: app.Request, word: str) -> Axis:
-    mark, key, value = overrides.parts(word)
-    fixed = Axis(word=word, key=mark + key)
-    if value is None or mark == "~":
-        return fixed
-    inner = re.fullmatch(r"choice\((.*)\)", value, re.DOTALL)
-    texts = split(inner[1] if inner else value)
-    if inner or len(texts) > 1:
-        return Axis(word=word, key=mark + key, choices=tuple(texts))
-    try:
-        parsed = _grammar().parse(overrides.readable(word))
-        if not parsed.is_sweep_override():
-            return fixed
-        if parsed.is_interval_sweep():
-            interval = parsed.value()
-            assert isinstance(interval, IntervalSweep)  # noqa: S101 - for the type checker
-            return Axis(word=word, key=mark + key, interval=interval)
-        choices = tuple(_choices(request, parsed))
-    except HydraException:
-        return fixed  # no sweep, and no override either perhaps: composing it tells
-    if not choices:
-        raise ConfigError(f"{word}: it has no values", hint="A point needs one of each.")
-    return Axis(word=word, key=mark + key, choices=choices)
-
-
-def _choices(request: app.Request, parsed: Override) -> Iterator[str]:
-    if isinstance(parsed.value(), Glob):
-        options = app.group_options(request, parsed.key_or_group)
-        found: Glob = parsed.value()  # type: ignore[assignment]
-        return iter(found.filter(options))
-    return parsed.sweep_string_iterator()
-
-
-def split(text: str) -> list[str]:
-    """Return what stands between the commas of ``text``, less those in quotes and brackets."""
-    parts, depth, quote, begin = [], 0, "", 0
-    place = 0
-    while place < len(text):
-        letter = text[place]
-        if letter == "\\":
-            place += 1  # the next one means itself
-        elif quote:
-            quote = "" if letter == quote else quote
-        elif letter in "'\"" and not text[begin:place].strip():
-            quote = letter
-        elif letter in _OPEN:
-            depth += 1
-        elif letter in _CLOSE:
-            depth -= 1
-        elif letter == "," and depth <= 0:
-            parts.append(text[begin:place].strip())
-            begin = place + 1
-        place += 1
-    return [*parts, text[begin:].strip()]
-
-
-def _paired(every: Sequence[Axis], given: Sequence[Any]) -> list[list[Axis]]:
-    """Return the axes in lists whose values are paired; most are alone."""
-    lists = [given] if given and not isinstance(given[0], (list, tuple)) else list(given)
+def _partners(every: Sequence[Axis], zipped: Sequence[Any]) -> dict[str, int]:
+    """Return the number of the list of sweep.zip that a key is in."""
+    nested = any(isinstance(each, (list, tuple)) for each in zipped)
+    lists = [each if isinstance(each, (list, tuple)) else [each] for each in zipped]
     by_name = {axis.name: axis for axis in every if axis.varies}
     of: dict[str, int] = {}
-    for number, names in enumerate(lists):
+    for number, names in enumerate(lists if nested else [list(zipped)]):
+        counts: dict[str, int] = {}
         for name in names:
             if name not in by_name:
                 known = ", ".join(by_name) or "none"
                 raise ConfigError(
                     f"sweep.zip: {name} has no values to be paired", hint=f"These vary: {known}."
                 )
+            if name in of:
+                raise ConfigError(
+                    f"sweep.zip: {name} is there twice", hint="One list has all that are paired."
+                )
             of[name] = number
-        counts = {name: len(by_name[name].cells()) for name in names}
+            counts[name] = len(by_name[name].cells())
         if len({*counts.values()}) > 1:
             told = ", ".join(f"{name} has {count}" for name, count in counts.items())
             raise ConfigError(
                 f"sweep.zip: paired keys need as many values each: {told}",
                 hint="Give as many of each, or leave one out of sweep.zip: it is crossed then.",
             )
-    found: dict[Any, list[Axis]] = {}
-    for axis in every:
-        found.setdefault(of.get(axis.name, axis.key), []).append(axis)
-    return list(found.values())
+    return of
 
 
-def _grid(every: Sequence[Axis], paired: list[list[Axis]]) -> Iterator[tuple[_Cell, ...]]:
+def _grid(steps: Sequence[_Step]) -> Iterator[tuple[Cell, ...]]:
     """Yield the rows of the grid, the last key varying fastest, each in the order of the axes."""
-    order = {axis.key: place for place, axis in enumerate(every)}
-    flat = [axis for members in paired for axis in members]
-    places = sorted(range(len(flat)), key=lambda place: order[flat[place].key])
-    steps = [list(zip(*(axis.cells() for axis in members), strict=True)) for members in paired]
-    for row in itertools.product(*steps):
-        cells = [cell for step in row for cell in step]
-        yield tuple(cells[place] for place in places)
+    count = math.prod(len(step.rows) for step in steps)
+    if count > MANY:
+        raise ConfigError(
+            f"a grid of {count} points: more than {MANY}",
+            hint="Vary less, or draw some of them at random: sweep.samples=1000",
+        )
+    for row in itertools.product(*(step.rows for step in steps)):
+        yield _ordered(steps, row)
 
 
-def _sampled(every: Sequence[Axis], count: int, seed: int) -> Iterator[tuple[_Cell, ...]]:
+def _sampled(steps: Sequence[_Step], count: int, seed: int) -> Iterator[tuple[Cell, ...]]:
     """Yield ``count`` rows drawn at random; more of them begin with the same ones."""
-    if count < 1:
-        raise ConfigError(f"sweep.samples={count}: must be 1 or more")
+    if not 1 <= count <= MANY:
+        raise ConfigError(f"sweep.samples={count}: must be from 1 to {MANY}")
+    chance = random.Random()  # noqa: S311 - no secret
     for number in range(count):
-        row = []
-        for axis in every:
-            chance = random.Random(f"{seed}:{number}:{axis.key}")  # noqa: S311 - no secret
-            if axis.interval is not None:
-                row.append(axis.cell(_drawn(axis, axis.interval, chance)))
-            else:
-                row.append(chance.choice(axis.cells()))
-        yield tuple(row)
+        yield _ordered(steps, [step.drawn(chance, f"{seed}:{number}") for step in steps])
 
 
-def _drawn(axis: Axis, interval: IntervalSweep, chance: random.Random) -> str:
-    low, high = interval.start, interval.end
-    if low is None or high is None or low > high:
-        raise ConfigError(f"{axis.word}: not an interval", hint="interval(0.1,1): from, to.")
-    whole = (isinstance(low, int) and isinstance(high, int)) or "int" in interval.tags
-    if "log" in interval.tags:
-        if low <= 0:
-            raise ConfigError(f"{axis.word}: a logarithm needs an interval above 0")
-        value = math.exp(chance.uniform(math.log(low), math.log(high)))
-    elif whole:
-        return str(chance.randint(math.ceil(low), math.floor(high)))
-    else:
-        value = chance.uniform(low, high)
-    return str(round(value)) if whole else f"{value:.6g}"
+def _ordered(steps: Sequence[_Step], parts: Sequence[tuple[Cell, ...]]) -> tuple[Cell, ...]:
+    """Return the cells of all steps, in the order of the axes."""
+    if all(len(step.places) == 1 for step in steps):
+        return tuple(part[0] for part in parts)
+    cells = {
+        place: cell
+        for step, part in zip(steps, parts, strict=True)
+        for place, cell in zip(step.places, part, strict=True)
+    }
+    return tuple(cells[place] for place in sorted(cells))
 
 
-def _lines(path: str) -> Iterator[tuple[_Cell, ...]]:
-    """Yield what each line of a file of points adds to a row."""
+def _lines(path: str) -> list[tuple[Cell, ...]]:
+    """Return what each line of a file of points adds to a row."""
     try:
         with open(path, encoding="utf-8") as file:
             lines = list(enumerate(file, 1))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"sweep.points={path}: cannot be read: {error}") from error
+    found = []
     for number, line in lines:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
-            parts: list[tuple[str, str, str | None]]
-            if isinstance(values, dict):
-                pairs = values.items()
-                parts = [(f"{key}={_literal(each)}", key, _text(each)) for key, each in pairs]
-            else:
-                parts = [(str(word), *overrides.parts(word)[1:]) for word in values]
-        except (ValueError, TypeError) as error:
+            found.append(tuple(_line(json.loads(line, parse_float=_Typed))))
+        except (ValueError, TypeError, RecursionError) as error:
             raise ConfigError(
                 f"{path}:{number}: not a point: {error}",
                 hint='A line is {"nodes": 2, "script_params.lr": 0.1} or ["nodes=2", "name=a"].',
             ) from error
-        yield tuple((word, (key, text or "")) for word, key, text in parts)
+    if not found:
+        raise ConfigError(f"sweep.points={path}: there are no points in it")
+    return found
+
+
+def _line(values: Any) -> Iterator[Cell]:
+    """Yield the overrides of a line of a file of points."""
+    if isinstance(values, dict):
+        words = [(f"{key}={_literal(each)}", _text(each)) for key, each in values.items()]
+    elif isinstance(values, list):
+        words = [(str(word), overrides.parts(word)[2] or "") for word in values]
+    else:
+        raise TypeError("neither an object nor a list")
+    for word, text in words:
+        _, key, _ = overrides.parts(word)
+        refuse_sweep(key, word, varies=True)
+        if isinstance(values, list) and is_sweep(text):
+            raise ValueError(f"{word} is a sweep")
+        yield word, (key, text)
 
 
 def _literal(value: Any) -> str:
@@ -284,9 +225,9 @@ def _literal(value: Any) -> str:
         return "{" + ",".join(f"{key}:{_literal(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ",".join(map(_literal, value)) + "]"
-    plain = not isinstance(value, str) or _SIMPLE.fullmatch(value)
-    return _text(value) if plain else params.quoted(value)
+    text = isinstance(value, str) and not isinstance(value, _Typed)
+    return params.quoted(value) if text and not _SIMPLE.fullmatch(value) else _text(value)
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return str(value) if isinstance(value, str) else json.dumps(value)

@@ -14,13 +14,16 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import MISSING, OmegaConf
 
 from launcher import app, config
 from launcher.errors import ConfigError
-from launcher.sweep.compose import Composer, FastConfigs, plain
+from launcher.sweep.compose import Composer
+from launcher.sweep.configs import FastConfigs, plain
+from launcher.sweep.parse import Grammar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,9 +128,11 @@ def written(folder: Path, files: dict[str, str]) -> Iterator[None]:
 
 
 def outcome(make: Any) -> Any:
-    """Return what was made, or that it cannot be."""
+    """Return what was made, or that it cannot be; of our own errors also what they say."""
     try:
         return make()
+    except ConfigError as error:
+        return str(error)
     except Exception as error:  # noqa: BLE001 - Hydra's errors are of many kinds
         return type(error)
 
@@ -236,6 +241,9 @@ OWN = (
     "env.A=1,2",
     "data.d.path=/tmp",
     "script_params.d='${data:d}'",
+    "script_params.n=${nodes}",
+    "script_params.u=http://a?b=[c",
+    r"script_params.e='\\${nodes}'",
     "name=a",
     "nmae=a",
     "~script_params.lr",
@@ -266,6 +274,16 @@ def test_an_experiment_of_the_users_own(project: Project) -> None:
         composer.values(("entry_script=t.py", "experiment=c"))
 
 
+def test_a_text_that_the_grammar_cannot_read_is_composed_fast_too() -> None:
+    composer = Composer(app.Request())
+    assert composer._fast is not None
+    for n in range(3):
+        words = ("entry_script=t.py", "script_params.u=http://a?b=[c", f"nodes={n}")
+        readable = [composer._readable(word, composer._fast) for word in words]
+        values = composer._fast.values(readable)  # raises where it is left to Hydra
+        assert same(values, config.plain(app.compose(app.Request(overrides=words))))
+
+
 def test_the_order_of_arguments_is_the_order_of_overrides() -> None:
     composer = Composer(app.Request())
     for letters in (string.ascii_lowercase[:5], "edcba"):
@@ -273,13 +291,89 @@ def test_the_order_of_arguments_is_the_order_of_overrides() -> None:
         assert list(composer.values(words)["script_params"]) == list(letters)
 
 
-def test_a_tree_with_everything_is_never_composed_twice(project: Project) -> None:
+def counted(tree: dict[str, Any]) -> tuple[FastConfigs, list[list[str]]]:
+    """Return configurations of an application without files, and what Hydra was asked."""
     calls: list[list[str]] = []
 
     def by_hydra(words: list[str]) -> DictConfig:
         calls.append(words)
-        return OmegaConf.create({"a": 1, "b": "${a}"})
+        if words:
+            raise ValueError("Hydra refuses it")
+        return OmegaConf.create(tree)
 
-    fast = FastConfigs(by_hydra, lambda _: False)
+    return FastConfigs(by_hydra, lambda _: False), calls
+
+
+def test_a_tree_with_everything_is_never_composed_twice() -> None:
+    fast, calls = counted({"a": 1, "b": "${a}"})
     assert [fast.container([f"a={n}"]) for n in range(5)] == [{"a": n, "b": n} for n in range(5)]
     assert calls == [[]]
+
+
+def test_lists_and_dicts_that_vary_are_not_hydras_work_either() -> None:
+    fast, calls = counted({"a": [0], "d": {"x": 0}, "b": 0})
+    for a in ([1], [1, {"k": 2}]):
+        for y in (3, 4):
+            for n in range(3):
+                words = [f"a={a}".replace("'", ""), f"++d={{y: {y}}}", f"b={n}"]
+                assert fast.container(words) == {"a": a, "d": {"x": 0, "y": y}, "b": n}
+    assert calls == [[]]
+
+
+def test_a_point_that_cannot_be_leaves_the_others_fast() -> None:
+    fast, calls = counted({"typed": OmegaConf.structured(Typed(needed=1)), "b": "${typed.number}"})
+    for n in range(4):
+        assert fast.container([f"typed.number={n}"])["b"] == n
+        with pytest.raises(ValueError, match="Hydra refuses it"):
+            fast.container([f"typed.number=x{n}"])
+    assert calls == [[], *([f"typed.number=x{n}"] for n in range(4))]
+
+
+def test_a_resolver_that_remembers_is_asked_anew_for_each_point() -> None:
+    OmegaConf.register_new_resolver("tests_double", lambda n: 2 * n, use_cache=True, replace=True)
+    fast, _ = counted({"a": 0, "b": "${tests_double:${a}}"})
+    assert [fast.container([f"a={n}"])["b"] for n in range(3)] == [0, 2, 4]
+
+
+def test_more_kinds_of_points_than_are_kept() -> None:
+    fast, _ = counted({"a": 0, "b": 0})
+    for n in (*range(200), *range(200)):
+        assert fast.container([f"a=[{n}]", f"b={n}"]) == {"a": [n], "b": n}
+
+
+def test_an_escaped_interpolation_stays_text() -> None:
+    fast, calls = counted({"a": "\\${x}", "b": 0})
+    assert [fast.container([f"b={n}"])["a"] for n in range(3)] == ["${x}"] * 3
+    assert calls == [[]]
+
+
+def test_what_is_refused_is_told_of_each_point() -> None:
+    composer = Composer(app.Request())
+    for lr in (1, 2):
+        for wrong in ("nodes=x", "compute.nmae=a", "environment.provision=nonsense"):
+            words = ("entry_script=t.py", f"script_params.lr={lr}", wrong)
+            with pytest.raises(ConfigError) as expected:
+                app.compose(app.Request(overrides=words))
+            with pytest.raises(ConfigError) as failed:
+                composer.values(words)
+            assert str(failed.value) == str(expected.value)
+        assert composer.values(words[:2])["script_params"] == {"lr": lr}
+
+
+VALUES = st.one_of(
+    st.integers().map(str),
+    st.floats().map(repr),
+    st.from_regex(r"[+-]?[0-9_]{0,4}\.?[0-9_]{0,4}([eE][+-]?[0-9_]{0,3})?", fullmatch=True),
+    st.text(alphabet="'\"\\\\ $a1,{}\t\n=:é", max_size=6).map(lambda text: f"'{text}'"),
+    st.sampled_from(["null", "True", "nan", "-inf", "a", "a-b", "1a", "'a b'", "0x1", "00", ""]),
+)
+KEYS = st.sampled_from(["a", "a.b", "++a.b_c", "+a", "~a", "a/b@c", "a.0", "a[0]", "a-b", "1.a"])
+
+
+@settings(CASES, max_examples=1000)
+@given(words=st.lists(st.builds("{}={}".format, KEYS, VALUES), max_size=3))
+def test_plain_overrides_are_read_as_hydras_parser_reads_them(words: list[str]) -> None:
+    grammar, parser = Grammar(), OverridesParser.create()
+    for word in (*words, *words):
+        expected = outcome(lambda word=word: parser.parse_override(word))
+        assert same(outcome(lambda word=word: grammar.parse(word)), expected), word

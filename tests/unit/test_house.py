@@ -14,8 +14,11 @@ MODULES = sorted((ROOT / "launcher").rglob("*.py"))
 MAY_IMPORT = {
     "subprocess": {"process.py"},
     "shlex": {"shell.py"},
-    "hydra": {"app.py", "config.py", "schema.py", "compose.py", "parse.py", "points.py"},
-    "omegaconf": {"app.py", "config.py", "schema.py", "compose.py"},
+    "hydra": {
+        *("app.py", "config.py", "schema.py"),
+        *("compose.py", "configs.py", "grammar.py", "parse.py"),
+    },
+    "omegaconf": {"app.py", "config.py", "schema.py", "compose.py", "configs.py"},
     "torch": {"bootstrap.py"},
     "horovod": {"bootstrap.py"},
     "numpy": set(),
