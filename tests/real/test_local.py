@@ -612,7 +612,7 @@ def test_metrics_come_from_rank_0_only(project: Project) -> None:
         (("dist=mpi", "nodes=2"), "nodes=2", "procs_per_node=2"),
         (("compute=ssh", "compute.hosts=[a]"), "compute=ssh", "not built yet"),
         (("rnus",), "rnus", "Did you mean 'runs'"),
-        (("-m", "nodes=1,2"), "-m", "not built yet"),
+        (("-m", "nodes=1,2"), "point 1 of 2 (nodes=2)", "sweep.skip_invalid=true"),
         (("--lr", "0.1"), "unrecognized arguments: --lr", "script_params.lr=0.1"),
         (("secrets=[NOT_SET_ANYWHERE]",), "NOT_SET_ANYWHERE", "export"),
         (("runs_dir=/proc/nowhere",), "runs_dir=/proc/nowhere", "LAUNCHER_RUNS"),
