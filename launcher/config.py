@@ -103,9 +103,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     if not OmegaConf.has_resolver("data"):
         OmegaConf.register_new_resolver("data", _data_path)
     try:
-        values = OmegaConf.to_container(
-            config, resolve=True, throw_on_missing=True, enum_to_str=True
-        )
+        return container(config)
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         hint = "For example: entry_script=train.py" if key == "entry_script" else f"Give {key}=..."
@@ -121,6 +119,11 @@ def plain(config: DictConfig) -> dict[str, Any]:
             f"{error.full_key}: {message}",
             hint="'${' begins an interpolation; '\\${' is that text itself.",
         ) from error
+
+
+def container(config: DictConfig) -> dict[str, Any]:
+    """Return ``config`` as plain values, enums by name; raise what OmegaConf raises."""
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True, enum_to_str=True)
     return {str(key): value for key, value in dict(values).items()}  # type: ignore[arg-type]
 
 

@@ -12,6 +12,7 @@ from launcher.cli.words import (
     RUNS_DIR_HELP,
     exit_status,
     parser,
+    runs_dir_option,
     say,
     stop_writing,
     write,
@@ -84,7 +85,7 @@ def _sweep(request: Request) -> int:
 
     sweep = api.prepare_sweep(request)
     done = submit.submit(sweep, say)
-    for line in show.queued_lines(sweep, done, _where(sweep.runs_dir)):
+    for line in show.queued_lines(sweep, done, runs_dir_option(sweep.runs_dir)):
         say(line)
     if not sweep.wait:
         print(done.folder.id)
@@ -109,7 +110,7 @@ def _follow(run: Run, *, wait: bool) -> int:
     from launcher.follow import Tail, follow  # noqa: PLC0415
 
     say(f"launcher: run {run.id}, {run.folder.path}")
-    where = _where(os.path.dirname(run.folder.path))
+    where = runs_dir_option(os.path.dirname(run.folder.path))
     commands = f"  launcher logs -f {run.id}{where}   launcher cancel {run.id}{where}"
     if not wait:
         say(commands)
@@ -133,11 +134,6 @@ def _follow(run: Run, *, wait: bool) -> int:
                 else "\nlauncher: killing"
             )
             run.interrupt()
-
-
-def _where(runs_dir: str) -> str:
-    """Return the option that commands need to find these runs from here."""
-    return "" if runs_dir == api.store().path else f" --runs-dir {shell_word(runs_dir)}"
 
 
 def _write_if_read(data: bytes) -> None:

@@ -19,6 +19,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.types import ValueType
 from omegaconf import AnyNode, Container, DictConfig, ListConfig, OmegaConf
 
+from launcher.config import container
 from launcher.sweep.parse import Grammar
 
 if TYPE_CHECKING:
@@ -84,14 +85,14 @@ class FastConfigs:
             return self._compose(list(words))
 
     def container(self, words: Sequence[str]) -> dict[str, Any]:
-        """Return the configuration as plain values, resolved; raise as ``plain`` below does.
+        """Return the configuration as plain values, resolved; raise as config.container does.
 
         Parts of it are those of other results: they must not be changed.
         """
         try:
             return self.values(words)
         except Exception:  # noqa: BLE001 - as above
-            return plain(self._compose(list(words)))
+            return container(self._compose(list(words)))
 
     def tree(self, words: Sequence[str]) -> DictConfig:
         """Return the configuration without Hydra; raise anything where only Hydra can tell."""
@@ -110,7 +111,7 @@ class FastConfigs:
         self._frames[key] = frame
         if len(self._frames) > _FRAMES:
             del self._frames[next(iter(self._frames))]
-        return plain(self._applied(groups, values)) if frame is None else frame.values
+        return container(self._applied(groups, values)) if frame is None else frame.values
 
     def _split(self, words: Sequence[str]) -> tuple[tuple[str, ...], list[_Word]]:
         """Return the overrides that choose files, and those of values; in their order."""
@@ -152,7 +153,7 @@ class FastConfigs:
         if any(isinstance(_at(tree, path), Container) for path in paths):
             return None
         texts = [each.text for each in values]
-        return _Frame(tree=tree, values=plain(tree), texts=texts, interpolating=paths)
+        return _Frame(tree=tree, values=container(tree), texts=texts, interpolating=paths)
 
     def _update(self, frame: _Frame, values: Sequence[_Word]) -> None:
         """Set what differs from the frame's last point: leaves all, as they are at one place."""
@@ -181,12 +182,6 @@ class FastConfigs:
             OmegaConf.update(frame.tree, key, value, force_add=added)
             frame.leaves[known] = _plain_leaf(_at(frame.tree, path))
         return frame.leaves[known]
-
-
-def plain(tree: DictConfig) -> dict[str, Any]:
-    """Return a configuration as plain values, resolved, enums by name."""
-    values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True, enum_to_str=True)
-    return {str(key): value for key, value in dict(values).items()}  # type: ignore[arg-type]
 
 
 def _is_leaf(value: Any) -> bool:

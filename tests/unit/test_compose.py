@@ -22,7 +22,7 @@ from omegaconf import MISSING, OmegaConf
 from launcher import app, config
 from launcher.errors import ConfigError
 from launcher.sweep.compose import Composer
-from launcher.sweep.configs import FastConfigs, plain
+from launcher.sweep.configs import FastConfigs
 from launcher.sweep.parse import Grammar
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def test_every_point_is_what_hydra_composes(
             expected = outcome(lambda row=row: by_hydra(row))
             got = outcome(lambda row=row: fast.config(row))
             assert same(got, expected), row
-            expected = outcome(lambda row=row: plain(by_hydra(row)))
+            expected = outcome(lambda row=row: config.container(by_hydra(row)))
             got = outcome(lambda row=row: fast.container(row))
             assert same(got, expected), row
 
@@ -213,7 +213,7 @@ def test_points_that_differ_in_values_only(
         for row in rows:
             words = ["typed.needed=1"] if "typed.needed" not in keys else []
             words += [f"{m}{k}={v}" for m, k, v in zip(marks, keys, row, strict=False)]
-            expected = outcome(lambda words=words: plain(by_hydra(words)))
+            expected = outcome(lambda words=words: config.container(by_hydra(words)))
             got = outcome(lambda words=words: fast.container(words))
             assert same(got, expected), words
             given_out.append((got, repr(got)))
