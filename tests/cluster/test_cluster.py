@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.claim import CLAIMS, PREFIX, claim
-from tests.cluster.cluster import ACCOUNT, ROOT, Cluster
+from tests.cluster.cluster import ACCOUNT, Cluster
+from tests.cluster.site import ROOT
 from tests.cluster.user import USER
 from tests.real.conftest import until
 
