@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from tests.cluster import configuration
 from tests.cluster.configuration import Layout
+from tests.cluster.host import Host
 from tests.cluster.site import PROGRAMS, ROOT, Site
 from tests.cluster.user import USER, account
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Mapping, Sequence
-
-    from tests.cluster.host import Host
 
 ACCOUNT = "research"  # the user's, where accounts are kept
 QOS = "one"  # runs one job of a user at a time, where accounts are kept
@@ -123,9 +122,9 @@ class Cluster(Site):
             str(folder): str(folder),
             **({str(ROOT): str(ROOT)} if ROOT.is_relative_to("/tmp") else {}),
         }
-        self.ctl = self._host("ctl", 0, address=self.at.controller, binds=files)
+        self.ctl = Host(**self._common("ctl", 0), address=self.at.controller, binds=files)
         self.nodes = tuple(
-            self._host(f"node{i}", i, address=self.at.node(i), binds=files)
+            Host(**self._common(f"node{i}", i), address=self.at.node(i), binds=files)
             for i in range(1, self.at.nodes + 1)
         )
         self.hosts = (self.ctl, *self.nodes)

@@ -100,9 +100,13 @@ class Host:
 
     def daemon(self, *argv: str, log: Path) -> subprocess.Popen[str]:
         """Start what stays in the foreground and runs until the host, or `end`, ends it."""
+        return self.beside(*self.inside(argv), log=log)
+
+    def beside(self, *argv: str, log: Path) -> subprocess.Popen[str]:
+        """Start what runs on this machine and ends when the host does."""
         with log.open("a") as out:
             started: subprocess.Popen[str] = subprocess.Popen(
-                self.inside(argv),
+                argv,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

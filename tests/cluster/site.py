@@ -56,15 +56,16 @@ class Site:
         absent = [name for name in self.programs if not shutil.which(name, path=path)]
         if absent:
             raise OSError(f"{' '.join(absent)} not found: tests/setup.sh installs them")
-        with ExitStack() as stack:
-            self.claim = stack.enter_context(claim())
+        self._stack = ExitStack()
+        with self._stack:
+            self.claim = self._stack.enter_context(claim())
             for name in ("etc", "log", "home"):
                 (self.folder / name).mkdir()
             account(USER)  # before anything looks it up
-            stack.callback(self._kill)
+            self._stack.callback(self._kill)
             self._write()
             self._start()
-            self._stack = stack.pop_all()
+            self._stack = self._stack.pop_all()
         return self
 
     def __exit__(
@@ -124,16 +125,15 @@ class Site:
             start_new_session=True,
         )
 
-    def _host(self, name: str, number: int, **what: Any) -> Host:
-        """Return a host under an address of this site, not started."""
-        return Host(
-            name=name,
-            bridge=self.claim.bridge,
-            cable=self.claim.cable(number),
-            log=self.folder / "log" / f"{name}.host",
-            env={**ENVIRONMENT, **self.env},
-            **what,
-        )
+    def _common(self, name: str, number: int) -> dict[str, Any]:
+        """Return what each host has of this site."""
+        return {
+            "name": name,
+            "bridge": self.claim.bridge,
+            "cable": self.claim.cable(number),
+            "log": self.folder / "log" / f"{name}.host",
+            "env": {**ENVIRONMENT, **self.env},
+        }
 
     def _kill(self) -> None:
         for host in self.hosts:
