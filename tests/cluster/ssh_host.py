@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 HERE = "here"  # this machine, as a place that the user comes from
 SSHD = "mkdir -p /run/sshd && exec /usr/sbin/sshd -D -e"  # sshd wants its whole path
-LISTENS = ":0016 00000000:0000 0A"  # on port 22. Source: proc_net_tcp.txt of the kernel
+LISTENS = ":{port:04X} 00000000:0000 0A"  # Source: proc_net_tcp.txt of the kernel
 
 ABSENT = ("git", "git-*", "rsync", "rsync-*")
 COMPILERS = ("cc", "c++", "c[89]9", "cpp*", "gcc*", "g++*", "clang*", "*-gcc*", "*-g++*", "*-cpp*")
@@ -127,7 +127,10 @@ class SshHost(Host):
     def start_sshd(self) -> None:
         self.sshd = self.daemon("sh", "-c", SSHD, log=self.log.with_suffix(".sshd"))
         sockets = Path(f"/proc/{self.pid}/net/tcp")
-        self.until(f"sshd of {self.name}", lambda: LISTENS in sockets.read_text())
+        listens = [LISTENS.format(port=port) for port in sshd.PORTS]
+        self.until(
+            f"sshd of {self.name}", lambda: all(each in sockets.read_text() for each in listens)
+        )
 
     def stop_sshd(self, *, cut: bool = False) -> None:
         """End sshd; its sessions stay, as on Debian, or are cut."""

@@ -7,14 +7,15 @@ import subprocess
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
+from tests.cluster import proxy
 from tests.cluster.host import ENVIRONMENT
-from tests.cluster.proxy import PORT
 from tests.cluster.user import USER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+PORTS = (22, 2222)  # one server listens on both
 HOST_KEY = "ssh_host_ed25519_key"
 KEY = ".ssh/id_ed25519"
 KNOWN = ".ssh/known_hosts"
@@ -35,6 +36,8 @@ def server(variables: Mapping[str, str]) -> str:
     """
     quoted = " ".join(f'"{name}={value}"' for name, value in sorted(variables.items()))
     return f"""\
+Port {PORTS[0]}
+Port {PORTS[1]}
 HostKey /etc/ssh/{HOST_KEY}
 AuthorizedKeysFile /etc/ssh/authorized_keys
 KexAlgorithms curve25519-sha256
@@ -86,5 +89,5 @@ def package_variables() -> dict[str, str]:
     """
     names = [name for name in os.environ if name.startswith("PIP_") and name != "PIP_CACHE_DIR"]
     login, at, _ = _proxy().netloc.rpartition("@")
-    proxy = {"https_proxy": f"http://{login}{at}127.0.0.1:{PORT}"}
-    return {name: os.environ[name] for name in names} | proxy
+    there = {"https_proxy": f"http://{login}{at}127.0.0.1:{proxy.PORT}"}
+    return {name: os.environ[name] for name in names} | there

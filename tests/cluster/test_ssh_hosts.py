@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from tests.cluster.claim import CLAIMS
 from tests.cluster.site import ROOT
 from tests.cluster.ssh_host import COMPILERS
 from tests.cluster.ssh_hosts import NAMES, SshHosts
+from tests.cluster.sshd import PORTS
 from tests.cluster.test_cluster import links, processes
 from tests.cluster.user import USER, give
 from tests.real.conftest import until
@@ -64,6 +66,12 @@ def test_the_user_reaches_each(hosts: SshHosts, host: str) -> None:
 
 def test_root_here_is_that_user_there(hosts: SshHosts) -> None:
     assert said(hosts, "hostc", "id -un", user="root") == USER
+
+
+def test_sshd_listens_on_another_port_too(hosts: SshHosts) -> None:
+    ssh = ("ssh", "-F", hosts.config, "-p", str(PORTS[1]))
+    done = hosts.run((*ssh, "hostb", "echo ${SSH_CONNECTION##* }"))
+    assert (done.stdout.strip(), done.stderr) == (str(PORTS[1]), "")
 
 
 def test_hostc_is_behind_hosta(hosts: SshHosts) -> None:
@@ -124,6 +132,29 @@ def test_packages_can_be_fetched(hosts: SshHosts) -> None:
     there.chmod(0o644)
     said(hosts, "hosta", f"python3 {wheel.name}/pip download -q --no-deps -d got idna")
     assert said(hosts, "hosta", "ls got").startswith("idna-")
+
+
+@pytest.mark.usefixtures("_root")
+def test_packages_come_by_this_machine_s_proxy_if_it_has_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ask = "import urllib.request; urllib.request.urlopen('https://there.example/')"
+    with socket.create_server(("127.0.0.1", 0)) as upstream:
+        upstream.settimeout(30)
+        address = f"127.0.0.1:{upstream.getsockname()[1]}"
+        monkeypatch.setenv("https_proxy", f"http://name:word@{address}")
+        with (
+            SshHosts() as hosts,
+            hosts.start(("ssh", "-F", hosts.config, "hosta", f'python3 -c "{ask}"')) as asks,
+        ):
+            connection, _ = upstream.accept()
+            with connection:
+                head = connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 403 Not here\r\n\r\n")
+            _, error = asks.communicate(timeout=30)
+    assert head.startswith(b"CONNECT there.example:443 ")
+    assert b"Proxy-Authorization: Basic bmFtZTp3b3Jk\r\n" in head
+    assert "403 Not here" in error
 
 
 # ------------------------------------------------------------------ broken, and mended
