@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from launcher.job import Facts, JobSpec, LaunchPlan
     from launcher.record import RecordedRun
     from launcher.snapshot import Snapshot
+    from launcher.sweep.launched import LaunchedSweep
     from launcher.sweep.submit import Sweep
 
 
@@ -97,6 +98,19 @@ def submit(*overrides: str, config_dir: str | None = None, **values: Any) -> Run
 
     request = Request(overrides=overrides, values=values, config_dir=config_dir)
     return prepare(request).submit(_say)
+
+
+def submit_sweep(*overrides: str, config_dir: str | None = None, **values: Any) -> LaunchedSweep:
+    """Queue what ``launcher -m`` would of the same words, and return the sweep, without waiting.
+
+    ``submit_sweep("script_params.lr=0.1,0.01", entry_script="train.py")``; arguments and errors
+    are those of ``submit``.
+    """
+    from launcher.app import Request  # noqa: PLC0415
+    from launcher.sweep import launched, submit  # noqa: PLC0415
+
+    request = Request(overrides=overrides, values=values, config_dir=config_dir)
+    return launched.LaunchedSweep(submit.submit(prepare_sweep(request), _say).folder)
 
 
 def repeat(text: str, request: Request, runs_dir: str | None = None) -> Prepared:
