@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import outcome
 from launcher.compute.ssh import between
 from launcher.errors import PlanError, StateError, SubmitError
-from launcher.job import RunState
+from launcher.job import LINK, RunState
 from launcher.processes import alive
 from launcher.record import record_outcome
 from launcher.scheduler import View
@@ -178,7 +178,8 @@ def _hosts(record: RunRecord) -> Hosts:
 
 
 def _texts(files: Sequence[PlannedFile]) -> dict[str, tuple[str, int]]:
-    return {file.path: (file.text, file.mode) for file in files}
+    """Return the files that hosts need; where results are to lie is a matter of this machine."""
+    return {file.path: (file.text, file.mode) for file in files if file.mode != LINK}
 
 
 def _end(run: Open, hosts: Hosts, host: Host) -> int:
