@@ -14,9 +14,10 @@ from launcher.processes import alive
 from launcher.record import record_outcome
 from launcher.scheduler import View
 from launcher.ssh import explained, mirror
+from launcher.ssh.build import build
 from launcher.ssh.connection import everywhere, side_by_side
+from launcher.ssh.provided import asked
 from launcher.ssh.ready import of_run
-from launcher.ssh.there import asked
 from launcher.ssh.travel import bring, code
 
 if TYPE_CHECKING:
@@ -55,18 +56,18 @@ class Prepared:
         asks = asked(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi")
         asks |= {"path": prefix.path, "python": prefix.python}
 
-        def one(channel: Channel | None) -> str:
+        def one(channel: Channel | None) -> None:
             if channel is None:
-                return self._check_ways()
-            bring(channel, tree)
-            self._send(channel, {**_texts(self.plan.files), "code.tree": (tree.name, 0o644)})
-            who = f"{channel.name}: " if len(self.channels) > 1 else ""
-            lock, _ = channel.ask("build", heed=lambda m: self.say(who + m["say"]), **asks)
-            return str(lock)
+                self._check_ways()
+            else:
+                bring(channel, tree)
+                texts = {**_texts(self.plan.files), "code.tree": (tree.name, 0o644)}
+                self._send(channel, texts)
 
-        return everywhere(one, [*self.channels, None])[0]
+        everywhere(one, [*self.channels, None])
+        return build(self.channels, asks, self.say)
 
-    def _check_ways(self) -> str:
+    def _check_ways(self) -> None:
         """Raise SubmitError where the first host cannot ssh to another one, as mpirun will."""
         first, others = self.hosts.hosts[0], self.hosts.hosts[1:]
         if others:
@@ -76,7 +77,6 @@ class Prepared:
             for host, (status, said) in zip(others, answers, strict=True):
                 if status:
                     raise explained.between(first, host, said)
-        return ""
 
     def _send(self, channel: Channel, texts: dict[str, tuple[str, int]]) -> None:
         data = {path: text.encode("utf-8", "surrogateescape") for path, (text, _) in texts.items()}

@@ -11,13 +11,12 @@ import shutil
 import signal
 import threading
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from launcher import process
-from launcher.environment import Environment
-from launcher.errors import LaunchError, ProvisionError
+from launcher.errors import LaunchError
 from launcher.processes import alive
+from launcher.ssh import provided
 from launcher.store import RunFolder, write_atomically
 
 if TYPE_CHECKING:
@@ -38,9 +37,10 @@ def extend(agent: Agent, root: str) -> None:
         each.__name__: each
         for each in (
             *(there.files, there.start, there.pull, there.outputs, there.fetch),
-            *(there.interrupt, there.end, there.remove, there.locate, there.build, there.reach),
+            *(there.interrupt, there.end, there.remove, there.reach),
         )
     }
+    provided.extend(agent)
 
 
 class There:
@@ -175,26 +175,6 @@ class There:
         shutil.rmtree(folder.path, ignore_errors=True)
         return True
 
-    def locate(self, head: dict[str, Any], _: bytes) -> dict[str, Any]:
-        """Return where the environment is, or would be built, on this host."""
-        from launcher.environment.locate import locate  # noqa: PLC0415 - where it is asked for
-
-        found = locate(_environment(head), horovod=head["horovod"], mpi=head["mpi"], remember=True)
-        values = {name: getattr(found, name) for name in found.__dataclass_fields__}
-        return {**values, "recipe": None}
-
-    def build(self, head: dict[str, Any], _: bytes) -> str:
-        """Build the environment where it is not there; return the text of its lock."""
-        from launcher.environment.build import ensure, lock_text  # noqa: PLC0415
-        from launcher.environment.locate import locate  # noqa: PLC0415
-
-        prefix = locate(_environment(head), horovod=head["horovod"], mpi=head["mpi"])
-        if (prefix.path, prefix.python) != (head["path"], head["python"]):
-            raise ProvisionError(
-                f"it would build {prefix.path or prefix.python}, the plan says {head['path']}"
-            )
-        return lock_text(ensure(prefix, lambda line: self.agent.tell({"say": line})))
-
     def reach(self, head: dict[str, Any], body: bytes) -> list[tuple[int, str]]:
         """Return of each address how ssh from here to there ended, and what it said."""
         file = os.path.join(self.agent.workdir, f"ssh_config.{os.getpid()}")
@@ -226,17 +206,6 @@ def _supervisor(folder: RunFolder) -> int | None:
         if event["state"] == "RUNNING" and "born" in event:
             return int(event["pid"]) if alive(event, "") else None
     return None
-
-
-def _environment(head: dict[str, Any]) -> Environment:
-    values = head["environment"]
-    lists = {name: tuple(each) for name, each in values.items() if isinstance(each, list)}
-    return Environment(**{**values, **lists})
-
-
-def asked(environment: Environment, *, horovod: bool, mpi: bool) -> dict[str, Any]:
-    """Return what a request for an environment says of it."""
-    return {"environment": asdict(environment), "horovod": horovod, "mpi": mpi}
 
 
 def _written(folder: RunFolder) -> list[tuple[str, int, int]]:
