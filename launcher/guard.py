@@ -83,10 +83,7 @@ def _write(file: int, data: bytes) -> bytes:
 
 
 class Line:
-    """The line to the supervisor: PORT:TOKEN, or PORT:TOKEN:S where S seconds of silence end it.
-
-    ``heed`` is called with each number of a signal that comes, in a thread of the line's own.
-    """
+    """The line to the supervisor: PORT:TOKEN, or PORT:TOKEN:S where S seconds of silence end it."""
 
     def __init__(self, address: str, hosts: list[str], heed: Callable[[int], None]) -> None:
         port, token, silence_s = f"{address}:0".split(":")[:3]
@@ -181,7 +178,8 @@ class Guard:
         address = os.environ.get("LAUNCHER_CONTROL")
         self.line = Line(address, [each for each in hosts if each], self._heed) if address else None
         if self.line:
-            threading.Thread(target=self._listen, daemon=True).start()
+            self.listening = threading.Thread(target=self._listen, daemon=True)
+            self.listening.start()
 
     def keep(self, source: int, refusal: int, secrets: list[str]) -> int:
         """Wait for the rank; return the exit status to leave with.
@@ -253,6 +251,8 @@ class Guard:
             pass
         if not self.line.released:
             self._file()
+            if self.line.silence_s and self.line.socket is not None:
+                self.listening.join()  # it ends us all
 
     def _file(self) -> None:
         path = os.path.join(self.folder, "ranks", f"{self.entry['rank']}.json")
