@@ -18,7 +18,7 @@ from launcher.ssh.objects import name_of, tree_of
 from launcher.ssh.travel import Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
 # Distributions that virtualenv is made of; older ones do without the last.
 NEEDED = ("virtualenv", "distlib", "filelock", "platformdirs", "packaging", "python-discovery")
@@ -44,7 +44,7 @@ def bundle() -> Tree:
         for path, name in kept["names"].items()
     )
 
-    def read(names: Sequence[str]) -> Iterator[bytes]:
+    def read(names: Sequence[str]) -> Generator[bytes, None, None]:
         for name in names:
             yield Path(places[name]).read_bytes()
 
