@@ -59,6 +59,15 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """What a job has, beside all that others have, that a Hydra application launched itself."""
+
+    outputs: str  # the folder that Hydra gives it, which outputs/ leads to; "": on another machine
+    composed: str  # its configuration as it was composed, as JSON: what a rank is to compose too
+    identity: str  # of that configuration, in place of the words that composed it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """One fully resolved job: nothing is left to look up."""
 
@@ -80,7 +89,7 @@ class JobSpec:
     config: dict[str, Any]  # the resolved configuration, secrets left out
     rerun_of: str = ""  # the run that this one repeats
     hydra: bool = False  # the script is a Hydra application
-    outputs: str = ""  # a folder that the run's outputs/ leads to; "": it is one itself
+    application: Application | None = None  # where it launched this job itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

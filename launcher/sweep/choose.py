@@ -94,7 +94,7 @@ def choose(
     new: dict[str, Draft] = {}
     for draft, name in zip(drafts, signatures, strict=True):
         status = statuses.get(last.get(name, ""))
-        if status is not None and _stays(status, policy):
+        if status is not None and _stays(status, policy) and _has_outputs(draft, status, sweeps):
             kept[name] = status
         else:
             new.setdefault(name, draft)
@@ -110,11 +110,19 @@ def _stays(status: RunStatus, policy: str) -> bool:
     return policy == "missing" or (policy == "failed" and status.state is RunState.SUCCEEDED)
 
 
+def _has_outputs(draft: Draft, status: RunStatus, sweeps: Sweeps) -> bool:
+    """Return whether the folder is still there that a Hydra application's outputs lie in."""
+    application = draft.job.application
+    if application is None or not application.outputs:
+        return True
+    return os.path.isdir(sweeps.store.folder(status.id).file("outputs"))
+
+
 def told(choice: Choice, policy: str) -> str:
     """Return in a line which points are not launched, and why."""
     states = Counter(status.state.value for status in choice.kept.values())
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    points = "1 point is" if len(choice.kept) == 1 else f"{len(choice.kept)} points are"
     return (
-        f"launcher: {len(choice.kept)} points are there already ({counts}): "
-        f"not launched again (sweep.rerun_policy={policy})"
+        f"launcher: {points} there already ({counts}): not launched again (rerun_policy={policy})"
     )

@@ -55,7 +55,7 @@ class Planner:
         job, facts = draft.job, draft.facts
         # The objects of a group are the same one for the same content; the first job keeps them.
         parts = (id(job.compute), id(job.environment), id(job.dist), id(facts))
-        rest = (job.secrets, job.grace_s, job.hydra, bool(job.outputs))
+        rest = (job.secrets, job.grace_s, job.hydra, len(own_files(job)))
         key = (*parts, job.resources, tuple(job.env.items()), *rest)
         if key not in self._known:
             self._known[key] = (job, plan(job, facts, run_id, alone=False))
@@ -126,6 +126,8 @@ def signature(draft: Draft, content: Mapping[str, Any]) -> str:
     its environment's lock and what its data are.
     """
     config = {key: each for key, each in draft.job.config.items() if key not in _NOT_CONTENT}
+    if draft.job.application is not None:
+        config["script_params"] = draft.job.application.identity
     compute = {key: each for key, each in config["compute"].items() if key != "max_parallel"}
     text = json.dumps({**config, "compute": compute, **content}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

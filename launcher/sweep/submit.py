@@ -53,6 +53,7 @@ class Queued:
 
     folder: SweepFolder
     groups: tuple[GroupPlan, ...]
+    runs: tuple[str, ...]  # ids, by draft; those that were there before too
 
 
 class _How(NamedTuple):
@@ -79,17 +80,21 @@ def submit(sweep: Sweep, say: Callable[[str], None]) -> Queued:
         digest = hashlib.sha256("".join(made.signatures).encode()).hexdigest()[:32]
         same = next((each for each in sweeps.all() if each.record().digest == digest), None)
         if same is not None and not choice.new:
-            return Queued(folder=same, groups=())
+            known = _ids(choice)
+            runs_of = tuple(known[name] for name in made.signatures)
+            return Queued(folder=same, groups=(), runs=runs_of)
         folder = same or sweeps.folder(sweep.id)
         ids = heal.next_ids(folder, len(choice.new))
         runs = dict(zip(choice.new, ids, strict=True))
-        _write_down(sweep, made, {**_ids(choice), **runs}, folder, digest)
+        every = {**_ids(choice), **runs}
+        _write_down(sweep, made, every, folder, digest)
         try:
             planned = _launch(sweep, made, choice, runs, folder, _How(say, lock, hide=not own))
         except BaseException as error:
             raise _partly(error, folder, len(choice.new)) from error
         heal.unmark(folder)
-        return Queued(folder=folder, groups=planned)
+        runs_of = tuple(every[name] for name in made.signatures)
+        return Queued(folder=folder, groups=planned, runs=runs_of)
 
 
 def _ids(choice: Choice) -> dict[str, str]:
