@@ -241,6 +241,12 @@ class RunRecord:
         del values["cluster"]  # the same for many runs
         return f'{_lines(values)[:-2]},\n"cluster": {_cluster_text(self.cluster)}}}\n'
 
+    @staticmethod
+    def committed(text: str, commit: str) -> str:
+        """Return ``text``, which ``to_json`` gave before there was a commit, with that commit."""
+        # No text within JSON holds a line break.
+        return text.replace('\n"commit": "",\n', f'\n"commit": "{commit}",\n', 1)
+
     @classmethod
     def from_json(cls, text: str) -> RunRecord:
         """Return the record; raise StateError on text that is none, or of another schema."""

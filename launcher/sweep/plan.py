@@ -50,15 +50,14 @@ class Planner:
         """Begin without any."""
         self._known: dict[tuple[Any, ...], tuple[JobSpec, LaunchPlan]] = {}
 
+    def check(self, draft: Draft) -> None:
+        """Raise PlanError as ``plan`` does, where no such job was planned before."""
+        self._first(draft, "")
+
     def plan(self, draft: Draft, run_id: str) -> LaunchPlan:
         """Return the plan of ``draft`` as ``run_id``; raise PlanError as ``plan`` does."""
-        job, facts = draft.job, draft.facts
-        # The objects of a group are the same one for the same content; the first job keeps them.
-        parts = (id(job.compute), id(job.environment), id(job.dist), id(facts))
-        key = (*parts, job.resources, tuple(job.env.items()), job.secrets, job.grace_s)
-        if key not in self._known:
-            self._known[key] = (job, plan(job, facts, run_id, alone=False))
-        first, known = self._known[key]
+        job = draft.job
+        first, known = self._first(draft, run_id)
         if first is job and known.run_id == run_id:
             return known
         own = PlannedFile(path="ranks.json", text=ranks(job))
@@ -70,6 +69,16 @@ class Planner:
             job_name=f"{job.name}-{run_id}",
             files=tuple(own if file.path == own.path else file for file in known.files),
         )
+
+    def _first(self, draft: Draft, run_id: str) -> tuple[JobSpec, LaunchPlan]:
+        """Return the first job of this kind, and its plan."""
+        job, facts = draft.job, draft.facts
+        # The objects of a group are the same one for the same content; the first job keeps them.
+        parts = (id(job.compute), id(job.environment), id(job.dist), id(facts))
+        key = (*parts, job.resources, tuple(job.env.items()), job.secrets, job.grace_s)
+        if key not in self._known:
+            self._known[key] = (job, plan(job, facts, run_id, alone=False))
+        return self._known[key]
 
 
 def groups(
