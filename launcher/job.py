@@ -96,6 +96,27 @@ class NodeGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A limit to the jobs that are queued at once. ``account``, ``qos``: of those that it is for.
+
+    None: for all; "": for those that name none.
+    """
+
+    name: str  # as Slurm calls it
+    of: str  # what it is a limit of
+    value: int
+    used: int | None  # jobs that are queued now; None: not known
+    room: int  # jobs that may be queued beside them
+    account: str | None = None
+    qos: str | None = None
+
+    def __str__(self) -> str:
+        """Return the limit as a person is told of it."""
+        now = "" if self.used is None else f" ({self.used} jobs were in the queue)"
+        return f"{self.name}={self.value} of {self.of}{now}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """What a Slurm cluster says that it has; None: it was not asked, or does not tell."""
 
@@ -107,12 +128,14 @@ class Cluster:
     qos: tuple[str, ...] | None = None  # of the user
     reservations: tuple[str, ...] | None = None
     max_array: int | None = None  # tasks of a job array, at most; asked for sweeps
+    limits: tuple[Limit, ...] = ()  # to what this user queues; asked for sweeps
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Cluster:
         """Return the cluster that ``dataclasses.asdict`` gave; raise KeyError or TypeError."""
         groups = [NodeGroup(**_tuples(each)) for each in values["groups"]]
-        return cls(**{**_tuples(values), "groups": tuple(groups)})
+        limits = [Limit(**each) for each in values.get("limits", ())]
+        return cls(**{**_tuples(values), "groups": tuple(groups), "limits": tuple(limits)})
 
 
 def _lines(values: dict[str, Any]) -> str:
