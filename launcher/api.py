@@ -110,7 +110,10 @@ def submit_sweep(*overrides: str, config_dir: str | None = None, **values: Any) 
     from launcher.sweep import launched, submit  # noqa: PLC0415
 
     request = Request(overrides=overrides, values=values, config_dir=config_dir)
-    return launched.LaunchedSweep(submit.submit(prepare_sweep(request), _say).folder)
+    done = submit.submit(prepare_sweep(request), _say)
+    if done.room.beyond:
+        raise done.room.error(done.folder.id)
+    return launched.LaunchedSweep(done.folder)
 
 
 def repeat(text: str, request: Request, runs_dir: str | None = None) -> Prepared:

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from launcher.environment import Environment
     from launcher.environment.locate import Prefix
 
-RUN_SCHEMA = 1
-LINK = 0o120000
+RUN_SCHEMA, LINK = 1, 0o120000
 
 
 class RunState(enum.Enum):
@@ -108,6 +107,27 @@ class NodeGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """A limit to the jobs that are queued at once. ``account``, ``qos``: of those that it is for.
+
+    None: for all; "": for those that name none.
+    """
+
+    name: str  # as Slurm calls it
+    of: str  # what it is a limit of
+    value: int
+    used: int | None  # jobs that are queued now; None: not known
+    room: int  # jobs that may be queued beside them
+    account: str | None = None
+    qos: str | None = None
+
+    def __str__(self) -> str:
+        """Return the limit as a person is told of it."""
+        now = "" if self.used is None else f" ({self.used} jobs were in the queue)"
+        return f"{self.name}={self.value} of {self.of}{now}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """What a Slurm cluster says that it has; None: it was not asked, or does not tell."""
 
@@ -119,12 +139,14 @@ class Cluster:
     qos: tuple[str, ...] | None = None  # of the user
     reservations: tuple[str, ...] | None = None
     max_array: int | None = None  # tasks of a job array, at most; asked for sweeps
+    limits: tuple[Limit, ...] = ()  # to what this user queues; asked for sweeps
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Cluster:
         """Return the cluster that ``dataclasses.asdict`` gave; raise KeyError or TypeError."""
         groups = [NodeGroup(**_tuples(each)) for each in values["groups"]]
-        return cls(**{**_tuples(values), "groups": tuple(groups)})
+        limits = [Limit(**each) for each in values.get("limits", ())]
+        return cls(**{**_tuples(values), "groups": tuple(groups), "limits": tuple(limits)})
 
 
 def _lines(values: dict[str, Any]) -> str:
@@ -160,10 +182,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedFile:
-    """A file of the run's folder: its path there, its text and its mode.
-
-    As in git, the mode LINK makes it a symbolic link, here to a folder; the text is where to.
-    """
+    """A file of the run's folder; the mode LINK makes it, as in git, a link to where text says."""
 
     path: str
     text: str
@@ -255,6 +274,12 @@ class RunRecord:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         del values["cluster"]  # the same for many runs
         return f'{_lines(values)[:-2]},\n"cluster": {_cluster_text(self.cluster)}}}\n'
+
+    @staticmethod
+    def committed(text: str, commit: str) -> str:
+        """Return ``text``, which ``to_json`` gave before there was a commit, with that commit."""
+        # No text within JSON holds a line break.
+        return text.replace('\n"commit": "",\n', f'\n"commit": "{commit}",\n', 1)
 
     @classmethod
     def from_json(cls, text: str) -> RunRecord:

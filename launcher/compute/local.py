@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from launcher.compute import Group
-    from launcher.job import Facts, JobSpec, PlannedFile, Resources
+    from launcher.job import Facts, JobSpec, Limit, PlannedFile, Resources
     from launcher.shell import Word
 
 
@@ -93,6 +93,10 @@ class Local:
     def commands(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[tuple[str, ...], ...]:  # noqa: ARG002
         """Return the start of the supervisor, which begins when it is told that all is recorded."""
         return ((*supervisor(facts, run_dir), "--when-told"),)
+
+    def limits(self, facts: Facts) -> tuple[Limit, ...]:  # noqa: ARG002
+        """Return (): as many may wait as there are."""
+        return ()
 
     def shape(self, job: JobSpec) -> dict[str, Any]:  # noqa: ARG002
         """Return {}: a pool takes runs of all sizes."""

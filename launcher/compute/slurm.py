@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from launcher.compute import Group
-    from launcher.job import Facts, JobSpec, Resources
+    from launcher.job import Facts, JobSpec, Limit, Resources
     from launcher.shell import Word
 
 # Options of sbatch with which it would not queue one job and say its number.
@@ -203,6 +203,15 @@ class Slurm:
         options |= {name.replace("_", "-"): getattr(self, name) for name in own}
         options |= {name.lstrip("-").replace("_", "-"): each for name, each in self.extra.items()}
         return {name: each for name, each in options.items() if each not in (None, False)}
+
+    def limits(self, facts: Facts) -> tuple[Limit, ...]:
+        """Return those of the account and the QOS that are named, and of what they lie within."""
+        account, qos = (
+            str(self.extra.get(name) or getattr(self, name) or "").lower()
+            for name in ("account", "qos")
+        )
+        known = facts.slurm.limits if facts.slurm is not None else ()
+        return tuple(e for e in known if e.account in (None, account) and e.qos in (None, qos))
 
     def shape(self, job: JobSpec) -> dict[str, Any]:
         """Return sbatch's options, without those that tell one job from another."""

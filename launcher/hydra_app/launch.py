@@ -74,6 +74,8 @@ class Launch:
                 for draft in sweep.drafts:
                     outputs.vacate(_outputs(draft.job))
                 done = submit(sweep, say)
+            if done.room.beyond:
+                raise done.room.error(done.folder.id)
         except LaunchError as error:
             raise CompactHydraException(f"launcher: {_placed(error)}\n") from error
         *queued, verbs = show.queued_lines(sweep, done, runs_dir_option(sweep.runs_dir))

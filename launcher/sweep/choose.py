@@ -39,10 +39,14 @@ class Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What is to be done, by signature: ``new`` are launched; ``kept`` have a run that stays."""
+    """What is to be done, by signature: ``new`` are launched; ``kept`` have a run that stays.
+
+    ``runs``: the latest run of each that has had one, the new ones too.
+    """
 
     new: Mapping[str, Draft]
     kept: Mapping[str, RunStatus]
+    runs: Mapping[str, str]
 
 
 def content(
@@ -91,14 +95,17 @@ def choose(
         last |= {e.signature: e.run for e in folder.entries() if e.run and e.signature in wanted}
     statuses = Looks(sweeps.store, last.values()).now()
     kept: dict[str, RunStatus] = {}
-    new: dict[str, Draft] = {}
+    first: dict[str, Draft] = {}
+    again: dict[str, Draft] = {}  # after the others: there may not be room for all
     for draft, name in zip(drafts, signatures, strict=True):
         status = statuses.get(last.get(name, ""))
-        if status is not None and _stays(status, policy) and _has_outputs(draft, status, sweeps):
+        if status is None:
+            first.setdefault(name, draft)
+        elif _stays(status, policy) and _has_outputs(draft, status, sweeps):
             kept[name] = status
         else:
-            new.setdefault(name, draft)
-    return Choice(new=new, kept=kept)
+            again.setdefault(name, draft)
+    return Choice(new={**first, **again}, kept=kept, runs=last)
 
 
 def _stays(status: RunStatus, policy: str) -> bool:

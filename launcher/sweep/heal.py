@@ -38,8 +38,8 @@ def unmark(folder: SweepFolder) -> None:
         os.unlink(folder.file(_MARK))
 
 
-def heal(folder: SweepFolder) -> int:
-    """Take away what an interrupted submit left and did not queue; return how many runs.
+def heal(folder: SweepFolder) -> frozenset[str]:
+    """Take away what interrupted submits left and did not queue; return those runs.
 
     LaunchError when a scheduler cannot be asked what it has: then nothing is changed.
     """
@@ -47,7 +47,7 @@ def heal(folder: SweepFolder) -> int:
         with open(folder.file(_MARK), encoding="utf-8") as file:
             git_dirs: list[str] = json.load(file)
     except FileNotFoundError:
-        return 0
+        return frozenset()
     queued = {group.path: group.runs() for group in folder.groups() if is_queued(group)}
     stay = {run for runs in queued.values() for run in runs}
     gone = [run for run in _own_runs(folder) if run not in stay]
@@ -66,7 +66,7 @@ def heal(folder: SweepFolder) -> int:
     else:
         folder.append([entry.without_run() for entry in entries if entry.run in left])
         unmark(folder)
-    return len(gone)
+    return frozenset(gone)
 
 
 def is_queued(group: GroupFolder) -> bool:

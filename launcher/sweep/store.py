@@ -89,6 +89,11 @@ class GroupFolder(Folder):
         """Return the runs' ids, by task."""
         return [str(each) for each in self._values().get("runs", ())]
 
+    def keep(self, count: int) -> None:
+        """Have the group be its first runs only."""
+        values = {**self._values(), "runs": self.runs()[:count]}
+        write_atomically(self.file("group.json"), json.dumps(values) + "\n")
+
     def run(self, task: int) -> RunFolder:
         """Return the folder of the run that a task is."""
         path = os.path.join(self.path, *[os.pardir] * 4, self.runs()[task])
