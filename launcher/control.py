@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 from launcher.store import write_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from launcher.store import RunFolder
 
 _LOOPBACK = "127.0.0.1"
@@ -52,9 +54,12 @@ class _Guard:
 class Control:
     """Hears of the ranks of one run, and tells them signals. Any thread may call it."""
 
-    def __init__(self, folder: RunFolder, *, several_nodes: bool) -> None:
+    def __init__(
+        self, folder: RunFolder, *, several_nodes: bool, addresses: Sequence[str] = ()
+    ) -> None:
         """Listen, on every interface if ``several_nodes``; OSError when there is no port to be had.
 
+        ``addresses``: of this node, beside its names, as the others reach it.
         Records that lie in ``ranks/`` already count: forget those of an earlier attempt first.
         """
         self._folder = folder
@@ -68,7 +73,7 @@ class Control:
         self._released = False
         self._end: float | None = None  # when to wait no longer for what is still to come
         # A node's name for itself may be unknown to the others, or Slurm's name to the resolver.
-        names = (os.environ.get("SLURMD_NODENAME", ""), os.uname().nodename)
+        names = (*addresses, os.environ.get("SLURMD_NODENAME", ""), os.uname().nodename)
         self._hosts = ",".join(filter(None, dict.fromkeys(names))) if several_nodes else _LOOPBACK
         address = ("" if several_nodes else _LOOPBACK, 0)
         self._server = socket.create_server(address, backlog=_BACKLOG)

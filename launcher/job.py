@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import StateError
+from launcher.hosts import Hosts
 
 if TYPE_CHECKING:
     from launcher.compute import Compute
@@ -178,6 +179,9 @@ class Facts:
     prefix: Prefix  # the interpreter, mpirun and libraries that the job will use
     gpus: int = 0  # NVIDIA's, as devices of this machine
     slurm: Cluster | None = None  # None: there is no Slurm here
+    # Of compute=ssh. What is said above of interpreters, folders, cores, GPUs and the user's number
+    # is then as it is there.
+    hosts: Hosts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,6 +266,7 @@ class RunRecord:
     late: bool = False  # the environment is built inside the job
     config: dict[str, Any] = field(default_factory=dict)  # resolved, without secrets
     cluster: Cluster | None = None  # what it was queued on had, then
+    hosts: Hosts | None = None  # of compute=ssh: where it is
     schema: int = field(default=RUN_SCHEMA)
 
     @property
@@ -273,6 +278,7 @@ class RunRecord:
         """Return the text of ``run.json``."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         del values["cluster"]  # the same for many runs
+        values["hosts"] = None if self.hosts is None else asdict(self.hosts)
         return f'{_lines(values)[:-2]},\n"cluster": {_cluster_text(self.cluster)}}}\n'
 
     @staticmethod
@@ -295,6 +301,8 @@ class RunRecord:
                 values[name] = tuple(values[name])
             if values.get("cluster") is not None:
                 values["cluster"] = Cluster.from_json(values["cluster"])
+            if values.get("hosts") is not None:
+                values["hosts"] = Hosts.from_json(values["hosts"])
             return cls(**values)
         except (ValueError, TypeError, KeyError) as error:
             raise StateError(f"run.json cannot be read ({error}): {text[:200]!r}") from error

@@ -20,6 +20,8 @@ from launcher.sweep.store import Groups, link_log
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from launcher.job import RunRecord
+
 # Between the submitting process's end and the supervisor's first word.
 _HANDOVER_S = 10.0
 
@@ -204,9 +206,13 @@ def _status(run: Open, last: dict[str, Any], details: dict[str, Any]) -> RunStat
         failed=last.get("failed", {}),
         metrics=run.folder.last_metrics() if metrics is None else metrics,
         job_id=str(run.told("job_id") or ""),
-        nodes=tuple(details.get("nodes") or run.told("nodes") or ()),
+        nodes=tuple(details.get("nodes") or run.told("nodes") or _hosts(record)),
         restarts=int(run.told("restart") or 0),
     )
+
+
+def _hosts(record: RunRecord) -> list[str]:
+    return [each.name for each in record.hosts.hosts] if record.hosts else []
 
 
 def _started(run: Open) -> float | None:

@@ -42,6 +42,8 @@ def judge(
         return {**outcome, "state": RunState.SUCCEEDED.value}
     logs = [f"rank-{failed['rank']}.log"] if failed else ["launch.log", "rank-0.log"]
     last = [line for name in logs for line in last_lines(folder.file("logs", name))]
+    told = failed.pop("last", "").splitlines()  # by its guard
+    last = last or told[-20:]
     reason = _reason(failed, status, several=len(ranks) > 1)
     last += failed.get("lost", "").splitlines()
     failed = {**failed, "last_lines": last}
@@ -115,13 +117,18 @@ def explained(folder: RunFolder, record: RunRecord, outcome: dict[str, Any]) -> 
             failed=failed,
             exit_status=outcome.get("exit_status"),
             restarts=outcome.get("restart", 0),
-            last_lines=(*last_lines(folder.file("logs", log), 200), *told),
+            last_lines=(*_last(folder.file("logs", log), failed), *told),
             launch_lines=tuple(launch),
             reason=outcome.get("reason", ""),
             cluster=record.cluster,
         )
     )
     return {**outcome, "reason": found.sentence, "advice": found.override}
+
+
+def _last(log: str, failed: dict[str, Any]) -> list[str]:
+    """Return the last lines of the failed rank; what its guard told where its log is not here."""
+    return last_lines(log, 200) or failed.get("last_lines", [])
 
 
 def conclude(
@@ -145,14 +152,20 @@ def conclude(
     ended = time.time()
     if not _told(folder, state, outcome, ended) and not insist:
         return state
-    values = {**outcome, "started": started, "ended": ended}
+    record_told(folder, record, {**outcome, "started": started, "ended": ended}, commit)
+    return state
+
+
+def record_told(
+    folder: RunFolder, record: RunRecord, values: dict[str, Any], commit: Callable[..., object]
+) -> None:
+    """Commit an outcome that the run's last event tells."""
     try:
         text = _message(record, values)
         commit(record.git_dir, folder.id, values, text, _late_files(folder, record))
     except Exception as error:  # noqa: BLE001 - the run's folder still holds the outcome
         with contextlib.suppress(OSError), open(folder.file("logs", "launch.log"), "ab") as log:
             log.write(f"launcher: the outcome was not committed: {error}\n".encode())
-    return state
 
 
 def _told(folder: RunFolder, state: RunState, outcome: dict[str, Any], ended: float) -> bool:

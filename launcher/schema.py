@@ -153,8 +153,13 @@ class SshConf(ComputeConf):
     """Machines that you can ssh to."""
 
     _target_: str = "launcher.compute.ssh.Ssh"
-    hosts: List[str] = field(default_factory=list)  # ssh aliases or user@host:port, in rank order
-    workdir: str = ".launcher"  # folder on each host; relative: to the home there
+    hosts: List[Any] = field(
+        default_factory=list
+    )  # in rank order: alias, user@host:port, {host: ...}
+    ssh_config: Optional[str] = None  # ssh's configuration file; null: your own
+    workdir: str = "~/.launcher"  # folder on each host, the same everywhere
+    python: str = "python3"  # that runs the launcher's part there, 3.10 or newer
+    connect_timeout_s: float = 10.0  # seconds until a host that does not answer is given up
 
 
 @dataclass

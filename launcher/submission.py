@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from launcher import record, show, snapshot
-from launcher.environment import build
 from launcher.errors import ConfigError, LaunchError
 from launcher.git import Place
 from launcher.job import LINK, RunRecord, RunState
@@ -71,7 +70,7 @@ def submit(
         start = keeper.begin(folder, plan, env, say)
         taken = snapshot.take(source) if isinstance(source, Place) else source
         warn(job, facts, say)
-        lock = "" if run.late else build.lock_text(build.ensure(facts.prefix, say))
+        lock = "" if run.late else start.provide(taken, job, facts.prefix)
         run = replace(run, commit=record.commit_run(recorded(run, job, plan, taken, lock)))
         write_atomically(folder.file("run.json"), run.to_json())
         if lock:
@@ -132,6 +131,7 @@ def record_of(job: JobSpec, facts: Facts, plan: LaunchPlan) -> RunRecord:
         late=late(job, facts),
         config=job.config,
         cluster=facts.slurm,
+        hosts=facts.hosts,
     )
 
 

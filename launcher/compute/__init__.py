@@ -36,7 +36,10 @@ class Compute(Protocol):
 
     @property
     def stage(self) -> str:
-        """Return ``scratch`` where each node has its own copy of the code, else ``shared``."""
+        """Return where ranks find the code: ``shared``, ``scratch`` or ``objects``.
+
+        ``scratch``: each node unpacks its own copy; ``objects``: it makes it of files by content.
+        """
 
     @property
     def setup(self) -> tuple[str, ...]:
@@ -57,10 +60,10 @@ class Compute(Protocol):
     def signal_s(self, resources: Resources) -> int:
         """Return how long before a job's end its ranks are sent SIGUSR1, in seconds; 0: never."""
 
-    def head_address(self) -> Word:
+    def head_address(self, resources: Resources, facts: Facts) -> Word:
         """Return the address of the first node, as seen from every node."""
 
-    def slots(self, resources: Resources) -> tuple[tuple[str, int], ...]:
+    def slots(self, resources: Resources, facts: Facts) -> tuple[tuple[str, int], ...]:
         """Return (host, ranks there) for mpirun; () where the scheduler tells it."""
 
     def step(self, resources: Resources, facts: Facts) -> tuple[Word, ...]:
@@ -69,7 +72,7 @@ class Compute(Protocol):
     def before_step(self, resources: Resources, facts: Facts) -> tuple[str, ...]:
         """Return shell lines that launch.sh runs just before the ranks."""
 
-    def mpi_environment(self, resources: Resources) -> dict[str, Word]:
+    def mpi_environment(self, resources: Resources, facts: Facts) -> dict[str, Word]:
         """Return what Open MPI must know of this place."""
 
     def files(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[PlannedFile, ...]:

@@ -60,11 +60,11 @@ class Local:
         """Return 0: nobody ends a job there but its own limit, by SIGTERM."""
         return 0
 
-    def head_address(self) -> Word:
+    def head_address(self, resources: Resources, facts: Facts) -> Word:  # noqa: ARG002
         """Return loopback: no rank is elsewhere."""
         return "127.0.0.1"
 
-    def slots(self, resources: Resources) -> tuple[tuple[str, int], ...]:
+    def slots(self, resources: Resources, facts: Facts) -> tuple[tuple[str, int], ...]:  # noqa: ARG002
         """Return this machine with all ranks."""
         return (("localhost", resources.procs_per_node),)
 
@@ -76,7 +76,7 @@ class Local:
         """Return (): there is nothing to be done."""
         return ()
 
-    def mpi_environment(self, resources: Resources) -> dict[str, Word]:  # noqa: ARG002
+    def mpi_environment(self, resources: Resources, facts: Facts) -> dict[str, Word]:  # noqa: ARG002
         """Return shared memory as the transport, and no scheduler, even inside an allocation."""
         return {
             "OMPI_MCA_btl": "self,sm",

@@ -117,11 +117,11 @@ class Slurm:
         """Return what is asked for; Slurm gives one core to a task otherwise."""
         return self.cpus_per_proc or 1
 
-    def head_address(self) -> Word:
+    def head_address(self, resources: Resources, facts: Facts) -> Word:  # noqa: ARG002
         """Return the first node's name, from wherever in the allocation launch.sh is run."""
         return ShellExpr(_FIRST_NODE)
 
-    def slots(self, resources: Resources) -> tuple[tuple[str, int], ...]:  # noqa: ARG002
+    def slots(self, resources: Resources, facts: Facts) -> tuple[tuple[str, int], ...]:  # noqa: ARG002
         """Return (): mpirun reads the allocation."""
         return ()
 
@@ -156,7 +156,7 @@ class Slurm:
         nothing = shell_line(("srun", "--mpi=none", "--nodes=1", "--ntasks=1", "true"))
         return (f"for ((n = 0; n < LAUNCHER_RESTART_COUNT; n++)); do {nothing}; done",)
 
-    def mpi_environment(self, resources: Resources) -> dict[str, Word]:
+    def mpi_environment(self, resources: Resources, facts: Facts) -> dict[str, Word]:  # noqa: ARG002
         """Return the transports, and a barrier that is one.
 
         Slurm's PMIx plugin ends the barrier of MPI_Init at once in steps of fewer nodes than its

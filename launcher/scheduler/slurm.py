@@ -30,9 +30,11 @@ from launcher.slurm.refusal import full
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from launcher.job import GroupPlan, LaunchPlan, PlannedFile
+    from launcher.environment.locate import Prefix
+    from launcher.job import GroupPlan, JobSpec, LaunchPlan, PlannedFile
     from launcher.scheduler import Open
     from launcher.slurm.batch import Estimate
+    from launcher.snapshot import Snapshot
     from launcher.store import RunFolder
     from launcher.sweep.store import GroupFolder
 
@@ -50,6 +52,12 @@ class Queued:
     env: Mapping[str, str]
     say: Callable[[str], None]
     estimate: Estimate
+
+    def provide(self, source: Snapshot, job: JobSpec, prefix: Prefix) -> str:  # noqa: ARG002
+        """Have the environment built on this machine; launch.sh gets the code."""
+        from launcher.environment import build  # noqa: PLC0415 - to submit, not to list
+
+        return build.lock_text(build.ensure(prefix, self.say))
 
     def go(self) -> None:
         """Queue it, and write its number down; SubmitError when Slurm does not take it."""
@@ -114,6 +122,9 @@ class Slurm:
         except LaunchError as error:
             views |= {run.folder.id: unasked(run, error.message) for run in ours}
         return views
+
+    def refresh(self, runs: Sequence[Open]) -> None:
+        """Do nothing: what runs write lies in their folders."""
 
     def queue(
         self,
