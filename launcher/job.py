@@ -6,11 +6,11 @@ All frozen, all JSON, nothing of OmegaConf inside: what a test writes down is wh
 from __future__ import annotations
 
 import enum
-import functools
 import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from launcher.cluster import Cluster, cluster_text
 from launcher.errors import StateError
 from launcher.hosts import Hosts
 
@@ -92,76 +92,9 @@ class JobSpec:
     application: Application | None = None  # where it launched this job itself
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeGroup:
-    """Nodes of one partition that are alike, as sinfo lists them. ``mem_mb`` is MiB a node."""
-
-    partition: str
-    default: bool  # the partition is the cluster's default
-    up: bool  # the partition takes jobs
-    nodes: int
-    cpus: int  # of a node
-    mem_mb: int
-    gpus: int
-    features: tuple[str, ...] = ()
-    max_time_s: int | None = None  # None: no limit
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limit:
-    """A limit to the jobs that are queued at once. ``account``, ``qos``: of those that it is for.
-
-    None: for all; "": for those that name none.
-    """
-
-    name: str  # as Slurm calls it
-    of: str  # what it is a limit of
-    value: int
-    used: int | None  # jobs that are queued now; None: not known
-    room: int  # jobs that may be queued beside them
-    account: str | None = None
-    qos: str | None = None
-
-    def __str__(self) -> str:
-        """Return the limit as a person is told of it."""
-        now = "" if self.used is None else f" ({self.used} jobs were in the queue)"
-        return f"{self.name}={self.value} of {self.of}{now}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    """What a Slurm cluster says that it has; None: it was not asked, or does not tell."""
-
-    version: str
-    mpi: tuple[str, ...]  # the plugins that `srun --mpi=list` names
-    groups: tuple[NodeGroup, ...] = ()
-    names: tuple[str, ...] | None = None  # of its nodes
-    accounts: tuple[str, ...] | None = None  # of the user
-    qos: tuple[str, ...] | None = None  # of the user
-    reservations: tuple[str, ...] | None = None
-    max_array: int | None = None  # tasks of a job array, at most; asked for sweeps
-    limits: tuple[Limit, ...] = ()  # to what this user queues; asked for sweeps
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Cluster:
-        """Return the cluster that ``dataclasses.asdict`` gave; raise KeyError or TypeError."""
-        groups = [NodeGroup(**_tuples(each)) for each in values["groups"]]
-        limits = [Limit(**each) for each in values.get("limits", ())]
-        return cls(**{**_tuples(values), "groups": tuple(groups), "limits": tuple(limits)})
-
-
 def _lines(values: dict[str, Any]) -> str:
     """Return ``values`` as JSON, a line a value; to indent it takes ten times as long."""
     return json.dumps(values, separators=(",\n", ": ")) + "\n"
-
-
-@functools.lru_cache(maxsize=16)
-def _cluster_text(cluster: Cluster | None) -> str:
-    return json.dumps(None if cluster is None else asdict(cluster))
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(each) if isinstance(each, list) else each for key, each in values.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,7 +212,7 @@ class RunRecord:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         del values["cluster"]  # the same for many runs
         values["hosts"] = None if self.hosts is None else asdict(self.hosts)
-        return f'{_lines(values)[:-2]},\n"cluster": {_cluster_text(self.cluster)}}}\n'
+        return f'{_lines(values)[:-2]},\n"cluster": {cluster_text(self.cluster)}}}\n'
 
     @staticmethod
     def committed(text: str, commit: str) -> str:

@@ -15,8 +15,9 @@ from launcher.job import Facts
 from launcher.processes import this_process
 
 if TYPE_CHECKING:
+    from launcher.cluster import Cluster
     from launcher.git import Place
-    from launcher.job import Cluster, JobSpec
+    from launcher.job import JobSpec
     from launcher.snapshot import Snapshot
 
 

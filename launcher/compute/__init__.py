@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from launcher.job import Facts, JobSpec, Limit, PlannedFile, Resources
+    from launcher.cluster import Limit
+    from launcher.job import Facts, JobSpec, PlannedFile, Resources
     from launcher.shell import Word
 
 

@@ -11,8 +11,9 @@ from launcher.errors import PlanError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from launcher.cluster import Limit
     from launcher.compute import Group
-    from launcher.job import Facts, JobSpec, Limit, PlannedFile, Resources
+    from launcher.job import Facts, JobSpec, PlannedFile, Resources
     from launcher.shell import Word
 
 

@@ -19,8 +19,9 @@ from launcher.slurm import batch, fit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from launcher.cluster import Limit
     from launcher.compute import Group
-    from launcher.job import Facts, JobSpec, Limit, Resources
+    from launcher.job import Facts, JobSpec, Resources
     from launcher.shell import Word
 
 # Options of sbatch with which it would not queue one job and say its number.

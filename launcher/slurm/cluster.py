@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from launcher import process
-from launcher.job import Cluster, NodeGroup
+from launcher.cluster import Cluster, NodeGroup
 from launcher.slurm import limits
 from launcher.slurm.ask import ask, no_answer, silent, there
 from launcher.slurm.hosts import expand

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from launcher.job import Limit
+from launcher.cluster import Limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -19,7 +19,8 @@ from launcher.plan import own_files, plan
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from launcher.job import Facts, JobSpec, LaunchPlan, Limit
+    from launcher.cluster import Limit
+    from launcher.job import Facts, JobSpec, LaunchPlan
 
 # How a run is called, where it is put and how it is queued does not decide how it ends.
 _NOT_CONTENT = ("name", "runs_dir", "source_directory", "wait", "detach")

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from launcher.cluster import Cluster, Limit
 from launcher.compute.slurm import Slurm
-from launcher.job import Cluster, Limit
 from launcher.slurm import limits
 from launcher.slurm.refusal import full
 from launcher.sweep.plan import room
