@@ -86,7 +86,9 @@ class Looks:
         size = 0
         with contextlib.suppress(FileNotFoundError):
             size = os.stat(folder.file("events.jsonl")).st_size
-        before, run = self._read.get(run_id, (-1, None))
+        before, run = self._read.pop(run_id, (-1, None))
+        if not size and before > 0:
+            return  # its submit was interrupted, and it is taken away
         if run is None:
             run = Open(folder=folder, record=folder.record(), events=folder.events())
         elif size != before:

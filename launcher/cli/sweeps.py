@@ -14,6 +14,7 @@ from launcher.cli.words import (
     joined,
     parser,
     say,
+    worst,
     write,
 )
 from launcher.errors import ConfigError
@@ -67,20 +68,20 @@ def wait(argv: Sequence[str]) -> int:
     options_of = parser("wait", wait)
     options_of.add_argument("--best", default="", metavar="METRIC", help=_BEST_HELP)
     named, options = _some(options_of, joined(argv, "--best"))
-    worst = 0
+    statuses = []
     for folder in named:
         if isinstance(folder, RunFolder):
             state = Run(folder).wait(say=say)
             print(f"{folder.id} {state.value}", flush=True)
-            worst = max(worst, exit_status(state))
+            statuses.append(exit_status(state))
         else:
             from launcher.sweep.live import watched  # noqa: PLC0415
 
             status = watched(folder, say, options.best)
             if status is None:
                 return 130
-            worst = max(worst, status)
-    return worst
+            statuses.append(status)
+    return worst(statuses)
 
 
 def cancel(argv: Sequence[str]) -> int:

@@ -88,6 +88,9 @@ class Compute(Protocol):
     def shape(self, job: JobSpec) -> dict[str, Any]:
         """Return what runs must have in common to be queued by one call."""
 
+    def shared(self, groups: int) -> Compute:
+        """Return the place as each of so many groups of one sweep has it."""
+
     def group(self, jobs: Sequence[JobSpec], facts: Facts, folder: str, job_name: str) -> Group:
         """Return what queues ``jobs`` of one shape by one call."""
 

@@ -103,6 +103,10 @@ class Local:
         """Return {}: a pool takes runs of all sizes."""
         return {}
 
+    def shared(self, groups: int) -> Local:  # noqa: ARG002
+        """Return it as it is: pools lease the same cores."""
+        return self
+
     def group(self, jobs: Sequence[JobSpec], facts: Facts, folder: str, job_name: str) -> Group:  # noqa: ARG002
         """Return what each run needs, and the start of the pool, which begins when it is told.
 

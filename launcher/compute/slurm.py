@@ -6,7 +6,7 @@ state there, hears the site's signals and starts the one step that is planned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from launcher.attempt import MARGIN_S
@@ -218,6 +218,12 @@ class Slurm:
         """Return sbatch's options, without those that tell one job from another."""
         own = ("job-name", "output")
         return {key: each for key, each in self.parameters(job, "").items() if key not in own}
+
+    def shared(self, groups: int) -> Slurm:
+        """Return it with a share of max_parallel, which each array keeps by itself; 1 at least."""
+        if self.max_parallel is None:
+            return self
+        return replace(self, max_parallel=max(self.max_parallel // groups, 1))
 
     def group(self, jobs: Sequence[JobSpec], facts: Facts, folder: str, job_name: str) -> Group:
         """Return the batch file of a job array, a task a run, and the sbatch that queues it."""

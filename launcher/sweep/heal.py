@@ -25,11 +25,33 @@ if TYPE_CHECKING:
     from launcher.sweep.store import GroupFolder, SweepFolder
 
 _MARK = "submitting"
+_STOP = "stop"  # beside it: who submits is to queue no more
 
 
 def mark(folder: SweepFolder, git_dirs: Sequence[str]) -> None:
     """Mark a sweep whose runs are being queued; ``git_dirs``: where they are recorded."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(folder.file(_STOP))  # of somebody who was killed
     write_atomically(folder.file(_MARK), json.dumps(git_dirs))
+
+
+def under_way(folder: SweepFolder) -> bool:
+    """Return whether runs of the sweep are being queued at this moment."""
+    return os.path.exists(folder.file(_MARK)) and folder.sweeps().is_locked()
+
+
+def stop(folder: SweepFolder) -> None:
+    """Return when nothing of the sweep is being queued; what was not queued by then will not be."""
+    if under_way(folder):
+        with contextlib.suppress(OSError):
+            open(folder.file(_STOP), "wb").close()
+        with folder.sweeps().locked():
+            pass
+
+
+def is_stopped(folder: SweepFolder) -> bool:
+    """Return whether somebody has the submit of the sweep stop."""
+    return os.path.exists(folder.file(_STOP))
 
 
 def unmark(folder: SweepFolder) -> None:

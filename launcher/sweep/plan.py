@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from launcher.cluster import Limit
+    from launcher.compute import Compute
     from launcher.job import Facts, JobSpec, LaunchPlan
 
 # How a run is called, where it is put and how it is queued does not decide how it ends.
@@ -135,10 +136,13 @@ def groups(
         secrets = tuple(sorted(draft.secrets.items()))
         key = (draft.job.compute.kind, shape, secrets, draft.job.secrets, id(draft.facts))
         shapes.setdefault(key, []).append((draft, run))
-    made: list[GroupPlan] = []
-    for members in (part for shape in shapes.values() for part in _parts(shape)):
-        number = first + len(made)
-        made.append(_group(members, f"{folder}/groups/{number}", f"{name}-{number}"))
+    parts = [part for shape in shapes.values() for part in _parts(shape)]
+    kinds = Counter(members[0][0].job.compute.kind for members in parts)
+    made = []
+    for number, members in enumerate(parts, first):
+        compute = members[0][0].job.compute
+        place = compute.shared(kinds[compute.kind])
+        made.append(_group(members, place, f"{folder}/groups/{number}", f"{name}-{number}"))
     return tuple(made)
 
 
@@ -150,9 +154,11 @@ def _parts(members: list[tuple[Draft, str]]) -> Iterator[list[tuple[Draft, str]]
         yield members[begin : begin + most]
 
 
-def _group(members: list[tuple[Draft, str]], folder: str, job_name: str) -> GroupPlan:
+def _group(
+    members: list[tuple[Draft, str]], compute: Compute, folder: str, job_name: str
+) -> GroupPlan:
     drafts, runs = zip(*members, strict=True)
-    jobs, compute = [draft.job for draft in drafts], drafts[0].job.compute
+    jobs = [draft.job for draft in drafts]
     details, files, commands = compute.group(jobs, drafts[0].facts, folder, job_name)
     values = {"kind": compute.kind, "runs": runs, **details}
     text = json.dumps(values) + "\n"

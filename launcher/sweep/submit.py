@@ -156,6 +156,8 @@ def _launch(
     for draft in {id(draft.facts): draft for draft in drafts}.values():
         warn(draft.job, draft.facts, how.say)
     for group, plan in zip(folders, planned, strict=True):
+        if heal.is_stopped(folder):
+            raise SubmitError(f"sweep {folder.id} was cancelled meanwhile")
         _, first = by_run[plan.runs[0]]
         env = variables(secret_values(first.job, first.secrets))
         scheduler(plan.kind).queue(group, plan, env, how.say, how.lock)
