@@ -103,7 +103,6 @@ def cancel(argv: Sequence[str]) -> int:
 def logs(argv: Sequence[str]) -> int:
     """Print the output of a run, or of all runs of a sweep; -f follows it to the end."""
     from launcher.follow import Tail, follow  # noqa: PLC0415
-    from launcher.sweep.status import named  # noqa: PLC0415
 
     options_of = parser("logs", logs)
     options_of.add_argument("-f", "--follow", action="store_true", help="until all has ended")
@@ -112,7 +111,7 @@ def logs(argv: Sequence[str]) -> int:
     options_of.add_argument("run", nargs="?", default="@last", help=default)
     options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
     options = options_of.parse_args(argv)
-    folder = named(api.store(options.runs_dir), options.run)
+    folder = api.find(api.store(options.runs_dir), options.run)
     if not isinstance(folder, RunFolder):
         from launcher.sweep.logs import follow_logs, write_logs  # noqa: PLC0415
 
@@ -163,10 +162,8 @@ def _some(
     options_of: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[list[RunFolder | SweepFolder], argparse.Namespace]:
     """Return what is named; all of it is found before anything is done."""
-    from launcher.sweep.status import named  # noqa: PLC0415
-
     options_of.add_argument("run", nargs="+", help=RUN_OR_SWEEP_HELP)
     options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
     options = options_of.parse_args(argv)
     store = api.store(options.runs_dir)
-    return [named(store, each) for each in options.run], options
+    return [api.find(store, each) for each in options.run], options
