@@ -196,6 +196,7 @@ class RunRecord:
     signature: str = ""  # of a sweep's point: the content of what decides its outcome
     max_restarts: int = 0
     signal_s: int = 0  # how long before its end the ranks are sent SIGUSR1; 0: not at all
+    silence_s: int = 0  # after which a node counts as lost; 0: its scheduler says
     late: bool = False  # the environment is built inside the job
     config: dict[str, Any] = field(default_factory=dict)  # resolved, without secrets
     cluster: Cluster | None = None  # what it was queued on had, then

@@ -160,6 +160,7 @@ class SshConf(ComputeConf):
     workdir: str = "~/.launcher"  # folder on each host, the same everywhere
     python: str = "python3"  # that runs the launcher's part there, 3.10 or newer
     connect_timeout_s: float = 10.0  # seconds until a host that does not answer is given up
+    host_timeout_s: int = 60  # seconds of silence among the hosts of a run until one is lost
 
 
 @dataclass

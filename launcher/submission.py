@@ -128,6 +128,7 @@ def record_of(job: JobSpec, facts: Facts, plan: LaunchPlan) -> RunRecord:
         rerun_of=job.rerun_of,
         max_restarts=job.compute.restarts(),
         signal_s=job.compute.signal_s(job.resources),
+        silence_s=job.compute.silence_s(),
         late=late(job, facts),
         config=job.config,
         cluster=facts.slurm,

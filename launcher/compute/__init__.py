@@ -61,6 +61,9 @@ class Compute(Protocol):
     def signal_s(self, resources: Resources) -> int:
         """Return how long before a job's end its ranks are sent SIGUSR1, in seconds; 0: never."""
 
+    def silence_s(self) -> int:
+        """Return after how many seconds of silence a node counts as lost; 0: its scheduler says."""
+
     def head_address(self, resources: Resources, facts: Facts) -> Word:
         """Return the address of the first node, as seen from every node."""
 

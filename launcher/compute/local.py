@@ -61,6 +61,10 @@ class Local:
         """Return 0: nobody ends a job there but its own limit, by SIGTERM."""
         return 0
 
+    def silence_s(self) -> int:
+        """Return 0: there is no other machine."""
+        return 0
+
     def head_address(self, resources: Resources, facts: Facts) -> Word:  # noqa: ARG002
         """Return loopback: no rank is elsewhere."""
         return "127.0.0.1"

@@ -118,6 +118,10 @@ class Slurm:
         """Return what is asked for; Slurm gives one core to a task otherwise."""
         return self.cpus_per_proc or 1
 
+    def silence_s(self) -> int:
+        """Return 0: Slurm looks after its nodes."""
+        return 0
+
     def head_address(self, resources: Resources, facts: Facts) -> Word:  # noqa: ARG002
         """Return the first node's name, from wherever in the allocation launch.sh is run."""
         return ShellExpr(_FIRST_NODE)

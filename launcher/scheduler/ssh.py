@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from launcher import outcome
 from launcher.compute.ssh import between
 from launcher.errors import PlanError, StateError, SubmitError
 from launcher.job import LINK, RunState
+from launcher.observe import read
 from launcher.processes import alive
 from launcher.record import record_outcome
 from launcher.scheduler import View
@@ -95,6 +97,8 @@ class Prepared:
         self.let_go = True
         argv = self.plan.commands[-1]
         first.ask("start", given.encode("utf-8", "surrogateescape"), run=self.folder.id, argv=argv)
+        with contextlib.suppress(SubmitError):  # it has begun, whether we come to see it or not
+            mirror.bring([read(self.folder)])
 
     def report(self) -> None:
         """Say nothing: it has started."""
@@ -205,4 +209,7 @@ def _view(run: Open, seen: Seen | SubmitError) -> View:
         return View(holds=True)
     if not seen.claimed:  # its submit is under way, or was killed
         return View(holds=alive(run.last, run.folder.file("heartbeat")))
+    if seen.restarted:
+        reason = f"{first} was started again while the run was on it"
+        return View(holds=False, state=RunState.FAILED, reason=reason)
     return View(holds=False, reason=f"its supervisor on {first} is gone and left no result")

@@ -124,6 +124,7 @@ class There:
             "there": os.path.isdir(folder.path),
             "claimed": os.path.exists(folder.file("job")),
             "alive": _supervisor(folder) is not None,
+            "restarted": _has_restarted(folder),
         }
 
     def outputs(self, head: dict[str, Any], _: bytes) -> list[tuple[str, int, int]]:
@@ -206,6 +207,14 @@ def _supervisor(folder: RunFolder) -> int | None:
         if event["state"] == "RUNNING" and "born" in event:
             return int(event["pid"]) if alive(event, "") else None
     return None
+
+
+def _has_restarted(folder: RunFolder) -> bool:
+    """Return whether this host has started again since the run's supervisor did."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read(8)
+    born = [str(each.get("born")) for each in folder.events() if each["state"] == "RUNNING"]
+    return bool(born) and not born[-1].startswith(boot)
 
 
 def _written(folder: RunFolder) -> list[tuple[str, int, int]]:
