@@ -133,8 +133,9 @@ def _status_of_open(runs: list[Open]) -> list[RunStatus]:
 
 
 def _judge(run: Open, view: View) -> RunStatus:
+    run = read(run.folder) if view.brought else run
     state = RunState(run.last["state"])
-    if view.holds is not False:
+    if view.holds is not False and not state.final:
         last = {**run.last, "reason": view.reason, "state": (view.state or state).value}
         return _explained(run, _status(run, last, view.details or {}))
     # It may have ended, and said so, between our two looks: its word counts.
