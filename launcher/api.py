@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from launcher.job import Facts, JobSpec, LaunchPlan
     from launcher.record import RecordedRun
     from launcher.snapshot import Snapshot
+    from launcher.sweep.launched import LaunchedSweep
     from launcher.sweep.submit import Sweep
 
 
@@ -54,25 +55,36 @@ def prepare(request: Request, rerun_of: RecordedRun | None = None) -> Prepared:
     ``rerun_of``: a recorded run, whose source is used in place of the source directory.
     """
     from launcher import app, config  # noqa: PLC0415 - Hydra is imported to submit, not to list
+
+    job, secrets = config.resolve(app.compose(request), request.overrides)
+    if rerun_of is None:
+        return prepared(job, secrets)
+    earlier = tuple(_yaml(rerun_of, "overrides.yaml") or ())
+    job = replace(job, rerun_of=rerun_of.run_id, overrides=(*earlier, *job.overrides))
+    return prepared(job, secrets, _recorded_source(rerun_of))
+
+
+def prepared(job: JobSpec, secrets: dict[str, str], source: Snapshot | None = None) -> Prepared:
+    """Return what submitting ``job`` would do; raise ConfigError or PlanError; write nothing.
+
+    ``secrets``: values that the configuration holds. ``source``: a recorded one; None: the job's
+    source directory.
+    """
     from launcher.plan import check, plan  # noqa: PLC0415
     from launcher.probe import probe, source_of  # noqa: PLC0415
 
-    job, secrets = config.resolve(app.compose(request), request.overrides)
-    if rerun_of is not None:
-        earlier = tuple(_yaml(rerun_of, "overrides.yaml") or ())
-        job = replace(job, rerun_of=rerun_of.run_id, overrides=(*earlier, *job.overrides))
     check(job)
-    source = source_of(job) if rerun_of is None else _recorded_source(rerun_of)
-    facts = probe(job, source)
+    where = source_of(job) if source is None else source
+    facts = probe(job, where)
     planned = plan(job, facts, new_run_id())
-    return Prepared(job=job, facts=facts, plan=planned, secrets=secrets, source=source)
+    return Prepared(job=job, facts=facts, plan=planned, secrets=secrets, source=where)
 
 
 def prepare_sweep(request: Request) -> Sweep:
     """Return the sweep that ``request`` asks for; raise ConfigError or PlanError; write nothing."""
-    from launcher.sweep.prepare import prepare as prepared  # noqa: PLC0415 - imports Hydra
+    from launcher.sweep.prepare import prepare as decided  # noqa: PLC0415 - imports Hydra
 
-    return prepared(request)
+    return decided(request)
 
 
 def submit(*overrides: str, config_dir: str | None = None, **values: Any) -> Run:
@@ -88,6 +100,19 @@ def submit(*overrides: str, config_dir: str | None = None, **values: Any) -> Run
     return prepare(request).submit(_say)
 
 
+def submit_sweep(*overrides: str, config_dir: str | None = None, **values: Any) -> LaunchedSweep:
+    """Queue what ``launcher -m`` would of the same words, and return the sweep, without waiting.
+
+    ``submit_sweep("script_params.lr=0.1,0.01", entry_script="train.py")``; arguments and errors
+    are those of ``submit``.
+    """
+    from launcher.app import Request  # noqa: PLC0415
+    from launcher.sweep import launched, submit  # noqa: PLC0415
+
+    request = Request(overrides=overrides, values=values, config_dir=config_dir)
+    return launched.LaunchedSweep(submit.submit(prepare_sweep(request), _say).folder)
+
+
 def repeat(text: str, request: Request, runs_dir: str | None = None) -> Prepared:
     """Return the repetition of a recorded run: its source and configuration, ``request`` on top.
 
@@ -101,15 +126,15 @@ def repeat(text: str, request: Request, runs_dir: str | None = None) -> Prepared
     recorded = _recorded(text, runs_dir)
     config = _yaml(recorded, "config.yaml")
     config |= {"wait": None, "detach": None}  # how one followed it is no part of a run
-    prepared = prepare(replace(request, recorded=config), recorded)
+    made = prepare(replace(request, recorded=config), recorded)
     for name, entry in config["data"].items():
         # ${data:name} was recorded as the path that it was then.
-        if prepared.job.data.get(name) != entry["path"] and entry["path"] in prepared.job.args:
+        if made.job.data.get(name) != entry["path"] and entry["path"] in made.job.args:
             raise ConfigError(
                 f"data.{name}.path: a recorded argument is still {entry['path']}",
                 hint="Override that parameter of script_params too: the record holds its value.",
             )
-    return prepared
+    return made
 
 
 def _recorded_source(recorded: RecordedRun) -> Snapshot:

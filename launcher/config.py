@@ -40,11 +40,10 @@ def job_of(values: dict[str, Any], overrides: tuple[str, ...]) -> tuple[JobSpec,
     record = _record(values, env, secrets, given)
     entry = _entry(values)
     compute, environment, dist = (_built(values, group) for group in overrides_of.GROUPS)
-    style = params.hydra_arguments if values["params_style"] == "hydra" else params.arguments
     job = JobSpec(
         name=_name(values, entry),
         entry=entry,
-        args=tuple(style(values["script_params"])),
+        args=tuple(params.STYLES[values["params_style"]](values["script_params"])),
         source_directory=os.path.abspath(values["source_directory"]),
         runs_dir=_runs_dir(values),
         resources=_resources(values, compute),
@@ -58,6 +57,7 @@ def job_of(values: dict[str, Any], overrides: tuple[str, ...]) -> tuple[JobSpec,
         wait=_waits(values, compute.kind),
         overrides=tuple(variables.masked(each, secrets) for each in overrides),
         config=record,
+        hydra=values["params_style"] != "argparse",
     )
     return job, given
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from launcher.environment.locate import Prefix
 
 RUN_SCHEMA = 1
+LINK = 0o120000
 
 
 class RunState(enum.Enum):
@@ -79,6 +80,8 @@ class JobSpec:
     overrides: tuple[str, ...]
     config: dict[str, Any]  # the resolved configuration, secrets left out
     rerun_of: str = ""  # the run that this one repeats
+    hydra: bool = False  # the script is a Hydra application
+    outputs: str = ""  # a folder that the run's outputs/ leads to; "": it is one itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +155,10 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedFile:
-    """A file of the run's folder: its path there, its text and its mode."""
+    """A file of the run's folder: its path there, its text and its mode.
+
+    As in git, the mode LINK makes it a symbolic link, here to a folder; the text is where to.
+    """
 
     path: str
     text: str

@@ -57,6 +57,23 @@ def hydra_arguments(params: Mapping[str, Any], prefix: str = "") -> Iterator[str
             yield f"{name}={_hydra_value(value)}"
 
 
+def override_arguments(params: Mapping[str, Any]) -> Iterator[str]:
+    """Yield overrides whose texts are what a person types: ``lr=0.1``, ``+x=[1,2]``, ``~y``.
+
+    A key that begins with '--' is an option of Hydra's and a word of its own; ``~y: null`` has no
+    value.
+    """
+    for key, value in params.items():
+        if isinstance(value, Mapping):
+            yield from override_arguments({f"{key}.{name}": each for name, each in value.items()})
+        elif key.startswith("--"):
+            yield from (key, text(value))
+        elif key.startswith("~") and value is None:
+            yield key
+        else:
+            yield f"{key}={value if isinstance(value, str) else _hydra_value(value)}"
+
+
 def _hydra_value(value: Any) -> str:
     if isinstance(value, Mapping):
         inner = ",".join(
@@ -79,6 +96,9 @@ def quoted(value: str) -> str:
     # Backslashes are literal there, but before a quote and at the end.
     inner = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), value)
     return f"'{inner}'"
+
+
+STYLES = {"argparse": arguments, "hydra": hydra_arguments, "overrides": override_arguments}
 
 
 def seconds(key: str, value: Any) -> int | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.errors import PlanError
-from launcher.job import LaunchPlan, PlannedFile
+from launcher.job import LINK, LaunchPlan, PlannedFile
 from launcher.shell import ShellExpr, shell_export, shell_line, shell_word
 
 if TYPE_CHECKING:
@@ -34,6 +34,15 @@ _OWN = {
 }
 _SUPPORT = {"bootstrap.py": "bootstrap.py", "guard.py": "guard.py", "stage.py": "stage.py"}
 _BY_CONTENT = {"objects.py": "ssh/objects.py"}  # where each host makes the code by itself
+# Where a Hydra application's own configuration says hydra/launcher=training, it is composed so in
+# each rank too. Path -> source.
+_PLUGIN = "hydra_plugins/training_launcher/__init__.py"
+_OF_AN_APPLICATION = (
+    ("launcher/schema.py", "schema.py"),
+    ("launcher/hydra_app/__init__.py", "hydra_app/__init__.py"),
+    ("launcher/hydra_app/callback.py", "hydra_app/callback.py"),
+    (_PLUGIN, _PLUGIN),
+)
 
 
 def plan(job: JobSpec, facts: Facts, run_id: str, *, alone: bool = True) -> LaunchPlan:
@@ -48,11 +57,11 @@ def plan(job: JobSpec, facts: Facts, run_id: str, *, alone: bool = True) -> Laun
     support = _SUPPORT | (_BY_CONTENT if job.compute.stage == "objects" else {})
     files = (
         PlannedFile(path="launch.sh", text=script(job, facts), mode=0o755),
-        PlannedFile(path="ranks.json", text=ranks(job)),
+        *own_files(job),
         *(job.compute.files(job, facts, run_dir) if alone else ()),
         *((PlannedFile(path="build.json", text=_build(job, facts)),) if late(job, facts) else ()),
         *(_copy(f"support/{name}", source) for name, source in support.items()),
-        _copy("support/lib/launcher/__init__.py", "report.py"),
+        *(_copy(f"support/lib/{path}", source) for path, source in _imports(job)),
     )
     return LaunchPlan(
         name=job.name,
@@ -65,6 +74,18 @@ def plan(job: JobSpec, facts: Facts, run_id: str, *, alone: bool = True) -> Laun
         env={name: shell_word(value) for name, value in _environment(job, facts).items()},
         secrets=job.secrets,
     )
+
+
+def own_files(job: JobSpec) -> tuple[PlannedFile, ...]:
+    """Return the files that two runs may differ in that differ in their scripts' arguments only."""
+    outputs = PlannedFile(path="outputs", text=job.outputs, mode=LINK)
+    return (PlannedFile(path="ranks.json", text=ranks(job)), *((outputs,) if job.outputs else ()))
+
+
+def _imports(job: JobSpec) -> tuple[tuple[str, str], ...]:
+    """Return (path, source) of what a script can import where the launcher is not installed."""
+    report = (("launcher/__init__.py", "report.py"),)
+    return (*report, *_OF_AN_APPLICATION) if job.hydra else report
 
 
 def check(job: JobSpec) -> None:
@@ -215,5 +236,8 @@ def _quoted(text: str) -> str:
 
 @functools.cache
 def _copy(path: str, source: str) -> PlannedFile:
-    text = (_HERE / source).read_text("utf-8")
-    return PlannedFile(path=path, text=text, copied_from=f"launcher/{source}")
+    above, name = [_HERE], f"launcher/{source}"
+    if source == _PLUGIN:  # beside us, or in a checkout in a folder of its own
+        above, name = [_HERE.parent, _HERE.parent / "plugins"], source
+    text = next(each / source for each in above if (each / source).exists()).read_text("utf-8")
+    return PlannedFile(path=path, text=text, copied_from=name)

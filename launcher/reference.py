@@ -6,7 +6,8 @@ import ast
 from importlib import resources
 
 _TITLES = {
-    "JobConf": ("", "the job"),
+    "LaunchConf": ("", "the job: how it is launched"),
+    "JobConf": ("", "the job: what is launched"),
     "SweepConf": ("sweep.", "sweeps (-m)"),
     "ComputeConf": ("compute.", "every compute"),
     "LocalConf": ("compute.", "compute=local"),

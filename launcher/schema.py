@@ -16,7 +16,8 @@ class ParamsStyle(enum.Enum):
     """How script_params become arguments."""
 
     argparse = 1  # --lr 0.1
-    hydra = 2  # lr=0.1
+    hydra = 2  # lr=0.1, for a Hydra script; a text is quoted where Hydra would read more into it
+    overrides = 3  # the same, and every text is what one would type after '='
 
 
 class Provision(enum.Enum):
@@ -72,25 +73,31 @@ class SweepConf:
 
 
 @dataclass
-class JobConf:
-    """The job."""
+class LaunchConf:
+    """How a job is launched."""
 
     compute: Any = None  # WHERE: local, slurm, ssh, or a file of your own conf/compute/
     environment: Any = None  # WITH WHAT: cpu, gpu
     dist: Any = None  # HOW RANKS START: single, mpi
-    entry_script: str = MISSING  # relative to source_directory; or "-m package.module"
-    source_directory: str = "."  # all that the script needs: the run uses a snapshot of it
-    script_params: Dict[str, Any] = field(default_factory=dict)  # become the script's arguments
-    params_style: ParamsStyle = ParamsStyle.argparse  # argparse: --lr 0.1; hydra: lr=0.1
-    name: Optional[str] = None  # of the run; null: the entry script's stem
     nodes: int = 1  # machines
     procs_per_node: int = 1  # ranks on each machine; more than one needs dist=mpi
+    source_directory: str = "."  # all that the script needs: the run uses a snapshot of it
+    name: Optional[str] = None  # of the run; null: the entry script's stem
     runs_dir: str = "runs"  # one folder a run, ignores itself in git; LAUNCHER_RUNS overrides
     env: Dict[str, Any] = field(default_factory=dict)  # environment variables of the ranks
     secrets: List[str] = field(default_factory=list)  # variables passed by name, never recorded
     data: Dict[str, Any] = field(default_factory=dict)  # name: {path: ...}; see ${data:name}
     wait: Optional[bool] = None  # true: follow to the end; null: on this machine only
     detach: Optional[bool] = None  # the same the other way round: true is wait=false
+
+
+@dataclass
+class JobConf(LaunchConf):
+    """What is launched."""
+
+    entry_script: str = MISSING  # relative to source_directory; or "-m package.module"
+    script_params: Dict[str, Any] = field(default_factory=dict)  # become the script's arguments
+    params_style: ParamsStyle = ParamsStyle.argparse  # argparse: --lr 0.1; hydra, overrides: lr=0.1
     sweep: SweepConf = field(default_factory=SweepConf)  # of several points at once: -m
 
 
@@ -197,16 +204,58 @@ class MpiConf:
     mpirun_args: List[str] = field(default_factory=list)  # words added to mpirun
 
 
+@dataclass
+class ApplicationConf(LaunchConf):
+    """A Hydra application's node hydra.launcher, which hydra/launcher=training brings."""
+
+    defaults: List[Any] = field(
+        default_factory=lambda: [
+            "_self_",
+            {"compute": "local"},
+            {"environment": "current"},
+            {"dist": "single"},
+            {"callback@_global_.hydra.callbacks.training_launcher": "ranks"},
+        ]
+    )
+    _target_: str = "hydra_plugins.training_launcher.TrainingLauncher"
+    _recursive_: bool = False  # Hydra would make objects of the groups
+    rerun_policy: RerunPolicy = RerunPolicy.failed  # launched before: missing, failed, all
+
+
+@dataclass
+class CallbackConf:
+    """What keeps Hydra from running a single job in its own process; see its class."""
+
+    _target_: str = "launcher.hydra_app.callback.RankCallback"
+    in_rank: bool = False
+    cwd: str = ""
+
+
+_OPTIONS: Dict[str, Dict[str, Any]] = {
+    "compute": {"local": LocalConf, "slurm": SlurmConf, "ssh": SshConf},
+    "dist": {"single": SingleConf, "mpi": MpiConf},
+}
+
+
 def register() -> None:
     """Put the schemas into Hydra's ConfigStore, where the YAML files of conf/ name them."""
     store = ConfigStore.instance()
     store.store(name="launcher_schema", node=JobConf)
-    for group, name, node in (
-        ("compute", "local", LocalConf),
-        ("compute", "slurm", SlurmConf),
-        ("compute", "ssh", SshConf),
-        ("environment", "environment", EnvironmentConf),
-        ("dist", "single", SingleConf),
-        ("dist", "mpi", MpiConf),
-    ):
-        store.store(group=f"launcher_schema/{group}", name=name, node=node)
+    _store("launcher_schema", _OPTIONS)
+    _store("launcher_schema", {"environment": {"environment": EnvironmentConf}})
+
+
+def register_application() -> None:
+    """Put what a Hydra application chooses from into Hydra's ConfigStore."""
+    current = EnvironmentConf(provision=Provision.current, torch=None)
+    gpu = EnvironmentConf(kind="gpu", gpus_per_proc=1)
+    environments = {"current": current, "cpu": EnvironmentConf, "gpu": gpu}
+    ConfigStore.instance().store(group="hydra/launcher", name="training", node=ApplicationConf)
+    _store("hydra/launcher", _OPTIONS)
+    _store("hydra/launcher", {"environment": environments, "callback": {"ranks": CallbackConf}})
+
+
+def _store(above: str, options: Dict[str, Dict[str, Any]]) -> None:
+    for group, nodes in options.items():
+        for name, node in nodes.items():
+            ConfigStore.instance().store(group=f"{above}/{group}", name=name, node=node)

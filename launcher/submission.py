@@ -23,7 +23,7 @@ import yaml
 from launcher import record, show, snapshot
 from launcher.errors import ConfigError, LaunchError
 from launcher.git import Place
-from launcher.job import RunRecord, RunState
+from launcher.job import LINK, RunRecord, RunState
 from launcher.plan import late
 from launcher.processes import this_process
 from launcher.scheduler import scheduler
@@ -164,7 +164,16 @@ def write_files(folder: Folder, files: Iterable[PlannedFile]) -> None:
     for file in files:
         path = folder.file(file.path)
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        write_atomically(path, file.text, file.mode)
+        if file.mode == LINK:
+            link(path, file.text)
+        else:
+            write_atomically(path, file.text, file.mode)
+
+
+def link(path: str, folder: str) -> None:
+    """Make ``path`` lead to ``folder``, which is made where it is not there."""
+    os.makedirs(folder, exist_ok=True)
+    os.symlink(folder, path)
 
 
 def message(run: RunRecord) -> str:

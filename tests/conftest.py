@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-pytest_plugins = ("tests.real.slurm",)  # a cluster is up once for all files that use it
+# A cluster, or the ssh hosts, are up once for all files that use them.
+pytest_plugins = ("tests.cluster.fixtures", "tests.real.slurm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

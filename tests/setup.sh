@@ -10,8 +10,9 @@ python3 - <<'P' 2>/dev/null || need+=(python3-dev)
 import os, sys, sysconfig
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))
 P
-if [[ "${EXTRAS:-}" == *test* ]]; then # and the Slurm cluster of tests/cluster
-  for package in slurmctld slurmd slurm-client slurmdbd munge libpmix-dev mariadb-server iproute2; do
+if [[ "${EXTRAS:-}" == *test* ]]; then # and the Slurm cluster and ssh hosts of tests/cluster
+  slurm=(slurmctld slurmd slurm-client slurmdbd munge libpmix-dev mariadb-server)
+  for package in "${slurm[@]}" iproute2 openssh-server openssh-client rsync; do
     [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || need+=("$package")
   done
 fi
@@ -31,10 +32,12 @@ apt-get update -q
 apt-get install -y -q --no-install-recommends "$@" </dev/null
 for package in "$@"; do # nor with the machine
   case $package in
-    slurmctld | slurmd | slurmdbd | munge | mariadb-server) ;;
+    slurmctld | slurmd | slurmdbd | munge) unit=$package ;;
+    mariadb-server) unit=mariadb ;;
+    openssh-server) unit=ssh ;;
     *) continue ;;
   esac
-  ! command -v systemctl >/dev/null || systemctl disable -q "${package%-server}" || true
+  ! command -v systemctl >/dev/null || systemctl disable -q "$unit" || true
 done
 AS_ROOT
 fi

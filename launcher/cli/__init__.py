@@ -41,8 +41,13 @@ _VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 def run(argv: Sequence[str]) -> int:
     """Carry out one command line and return the exit status."""
     sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    return report(lambda: _dispatch(list(argv)))
+
+
+def report(command: Callable[[], int]) -> int:
+    """Return what ``command`` does, or the exit status of its error, which is told."""
     try:
-        return _dispatch(list(argv))
+        return command()
     except LaunchError as error:
         say(f"launcher: {error.message}")
         if error.hint:

@@ -57,7 +57,7 @@ def submit(argv: Sequence[str]) -> int:
     if options.multirun:
         return _sweep(request)
     prepared = api.prepare(request)
-    return _follow(prepared.submit(say), wait=prepared.job.wait)
+    return follow(prepared.submit(say), wait=prepared.job.wait)
 
 
 def plan(argv: Sequence[str]) -> int:
@@ -102,12 +102,13 @@ def rerun(argv: Sequence[str]) -> int:
     options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
     options, request = _request(argv, options_of)
     prepared = api.repeat(options.run, request, options.runs_dir)
-    return _follow(prepared.submit(say), wait=prepared.job.wait)
+    return follow(prepared.submit(say), wait=prepared.job.wait)
 
 
-def _follow(run: Run, *, wait: bool) -> int:
+def follow(run: Run, *, wait: bool) -> int:
     """Follow a run to its end; Ctrl-C stops a run of this machine, a second one at once."""
-    from launcher.follow import Tail, follow  # noqa: PLC0415
+    from launcher.follow import Tail  # noqa: PLC0415
+    from launcher.follow import follow as followed  # noqa: PLC0415
 
     say(f"launcher: run {run.id}, {run.folder.path}")
     where = runs_dir_option(os.path.dirname(run.folder.path))
@@ -121,7 +122,7 @@ def _follow(run: Run, *, wait: bool) -> int:
     told = 0
     while True:
         try:
-            return _ended(follow(tail, _write_if_read, say), run, where)
+            return _ended(followed(tail, _write_if_read, say), run, where)
         except KeyboardInterrupt:
             if record.compute != "local":  # it has a place of its own, and may be days old
                 say(f"\nlauncher: run {run.id} goes on without us\n{commands}")

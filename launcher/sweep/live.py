@@ -47,12 +47,20 @@ def watch(sweep: SweepFolder, say: Callable[[str], object], best: str = "") -> i
     return 130 if status is None else status
 
 
-def watched(sweep: SweepFolder, say: Callable[[str], object], best: str) -> int | None:
-    """Return what ``watch`` does; None when Ctrl-C ended it."""
+def watched(
+    sweep: SweepFolder, say: Callable[[str], object], best: str, known: set[str] | None = None
+) -> int | None:
+    """Return what ``watch`` does; None when Ctrl-C ended it.
+
+    ``known``: runs whose end was told before, by an earlier call; it gets those of this one.
+    """
     gc.enable()  # days may pass
     looks = polled(SweepLooks(sweep))
     try:
-        points = _on_terminal(looks, sweep, best) if _is_terminal() else _in_lines(looks, say)
+        if _is_terminal():
+            points = _on_terminal(looks, sweep, best)
+        else:
+            points = _in_lines(looks, say, set() if known is None else known)
     except KeyboardInterrupt:
         told = sweep.id + runs_dir_option(store_of(sweep).path)
         say(f"\nlauncher: sweep {sweep.id} goes on without us")
@@ -85,9 +93,10 @@ def _is_terminal() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
-def _in_lines(looks: Iterator[list[Point]], say: Callable[[str], object]) -> list[Point]:
+def _in_lines(
+    looks: Iterator[list[Point]], say: Callable[[str], object], told: set[str]
+) -> list[Point]:
     """Return the points at last, after a line for each run as it ends."""
-    told: set[str] = set()
     waiting = Waiting(say)
     for points in looks:
         for point in points:

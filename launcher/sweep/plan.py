@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from launcher.job import GroupPlan, PlannedFile
-from launcher.plan import plan, ranks
+from launcher.plan import own_files, plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -55,20 +55,21 @@ class Planner:
         job, facts = draft.job, draft.facts
         # The objects of a group are the same one for the same content; the first job keeps them.
         parts = (id(job.compute), id(job.environment), id(job.dist), id(facts))
-        key = (*parts, job.resources, tuple(job.env.items()), job.secrets, job.grace_s)
+        rest = (job.secrets, job.grace_s, job.hydra, bool(job.outputs))
+        key = (*parts, job.resources, tuple(job.env.items()), *rest)
         if key not in self._known:
             self._known[key] = (job, plan(job, facts, run_id, alone=False))
         first, known = self._known[key]
         if first is job and known.run_id == run_id:
             return known
-        own = PlannedFile(path="ranks.json", text=ranks(job))
+        own = {file.path: file for file in own_files(job)}
         return replace(
             known,
             name=job.name,
             run_id=run_id,
             run_dir=f"{job.runs_dir}/{run_id}",
             job_name=f"{job.name}-{run_id}",
-            files=tuple(own if file.path == own.path else file for file in known.files),
+            files=tuple(own.get(file.path, file) for file in known.files),
         )
 
 

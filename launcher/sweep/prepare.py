@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from launcher import config, variables
 from launcher.errors import ConfigError, LaunchError, PlanError
 from launcher.plan import check
-from launcher.probe import probe, source_of
 from launcher.store import new_run_id
 from launcher.sweep.compose import Composer
+from launcher.sweep.places import Places
 from launcher.sweep.plan import Draft, Left, Planner
 from launcher.sweep.points import expand, first
 from launcher.sweep.submit import Sweep
@@ -21,7 +21,6 @@ from launcher.sweep.submit import Sweep
 if TYPE_CHECKING:
     from launcher.app import Request
     from launcher.git import Place
-    from launcher.job import Facts, JobSpec
     from launcher.sweep.points import Point
 
 
@@ -31,7 +30,7 @@ def prepare(request: Request) -> Sweep:
     ConfigError or PlanError: it names the point that cannot be, unless those are left out
     (sweep.skip_invalid).
     """
-    composer, places, planner = Composer(request), _Places(), Planner()
+    composer, places, planner = Composer(request), Places(), Planner()
     settings = composer.settings(first(request))
     points = expand(request, settings)
     drafts: list[Draft] = []
@@ -85,7 +84,7 @@ def _sweep(
     )
 
 
-def _draft(point: Point, values: dict[str, Any], places: _Places) -> Draft:
+def _draft(point: Point, values: dict[str, Any], places: Places) -> Draft:
     job, secrets = config.job_of(values, point.overrides)
     check(job)
     facts = places.facts(job)
@@ -94,31 +93,6 @@ def _draft(point: Point, values: dict[str, Any], places: _Places) -> Draft:
 
 def _values(point: Point) -> dict[str, str]:
     return dict(point.varying)
-
-
-class _Places:
-    """Looks at the places that the points are for, once at each."""
-
-    def __init__(self) -> None:
-        self.sources: dict[str, Place] = {}
-        self._entries: set[tuple[str, tuple[str, ...]]] = set()
-        self._facts: dict[tuple[Any, ...], Facts] = {}
-
-    def facts(self, job: JobSpec) -> Facts:
-        """Return what is seen of the job's place; ConfigError when it lacks what the job names."""
-        source, compute = job.source_directory, job.compute
-        if (source, job.entry) not in self._entries:
-            self.sources[source] = source_of(job)
-            self._entries.add((source, job.entry))
-        asked = tuple(
-            bool(getattr(compute, name, None))
-            for name in ("account", "qos", "reservation", "nodelist", "exclude")
-        )
-        how = (job.dist.kind, job.dist.horovod, tuple(job.data.items()))
-        key = (source, id(job.environment), compute.kind, *asked, *how)
-        if key not in self._facts:
-            self._facts[key] = probe(job, self.sources[source], arrays=True)
-        return self._facts[key]
 
 
 def _named(error: LaunchError, point: Point, count: int) -> LaunchError:

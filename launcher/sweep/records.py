@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from launcher import record
-from launcher.job import RunState
+from launcher.job import LINK, RunState
 from launcher.processes import this_process
 from launcher.store import Folder
-from launcher.submission import record_of, recorded, write_files
+from launcher.submission import link, record_of, recorded, write_files
 from launcher.sweep.store import SWEEPS
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ class _Writer:
         path = new.plan.run_dir
         os.mkdir(path)
         for file in new.plan.files:
-            if not file.copied_from:
+            if file.mode == LINK:
+                link(f"{path}/{file.path}", file.text)
+            elif not file.copied_from:
                 _new_file(f"{path}/{file.path}", file.text, file.mode)
         os.symlink(self._support(new.plan), f"{path}/{_SUPPORT}")
         if self._hide:

@@ -8,41 +8,31 @@ there, as a plain user. Nothing listens outside these hosts, so clusters never m
 from __future__ import annotations
 
 import os
-import shutil
-import signal
 import socket
-import subprocess
-import time
-from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.cluster import configuration
-from tests.cluster.claim import Claim, claim
 from tests.cluster.configuration import Layout
-from tests.cluster.host import ENVIRONMENT, Host
-from tests.cluster.user import USER, account, owned
+from tests.cluster.host import Host
+from tests.cluster.site import PROGRAMS, ROOT, Site
+from tests.cluster.user import USER, account
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
+    import subprocess
+    from collections.abc import Mapping, Sequence
 
-    from typing_extensions import Self
-
-ROOT = Path(__file__).parents[2]
 ACCOUNT = "research"  # the user's, where accounts are kept
 QOS = "one"  # runs one job of a user at a time, where accounts are kept
-PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "ip", "nsenter", "unshare")
+PROGRAMS_SLURM = ("munged", "slurmctld", "slurmd", "srun")
 PROGRAMS_DBD = ("slurmdbd", "mariadbd", "mariadb-install-db")
 
 
-class Cluster:
+class Cluster(Site):
     """Nodes `node1`, `node2`, …; files in `folder`, which every node sees."""
 
-    claim: Claim
     at: Layout
     ctl: Host
-    nodes: list[Host]
+    nodes: tuple[Host, ...]
 
     def __init__(
         self,
@@ -59,82 +49,15 @@ class Cluster:
         self._settings = dict(settings or {})  # of slurm.conf, over ours
         self._slurmctld: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> Self:
-        programs = PROGRAMS + (PROGRAMS_DBD if self._shape["accounting"] == "dbd" else ())
-        absent = [name for name in programs if not shutil.which(name, path=ENVIRONMENT["PATH"])]
-        if absent:
-            raise OSError(f"{' '.join(absent)} not found: tests/setup.sh installs them")
-        with ExitStack() as stack:
-            self.claim = stack.enter_context(claim())
-            self._write()
-            stack.callback(self._kill)
-            self._start()
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-
-    # -- what tests use ----------------------------------------------------------------------
-
     @property
-    def folder(self) -> Path:
-        return self.claim.folder
+    def programs(self) -> tuple[str, ...]:
+        accounts = PROGRAMS_DBD if self._shape["accounting"] == "dbd" else ()
+        return (*PROGRAMS, *PROGRAMS_SLURM, *accounts)
 
     @property
     def env(self) -> dict[str, str]:
         """What a client of this cluster must have in its environment."""
         return {"SLURM_CONF": str(self.folder / "etc" / "slurm.conf")}
-
-    def home(self, user: str = USER) -> Path:
-        """Return a user's home, which is this cluster's alone and seen by every node."""
-        return owned(self.folder / "home" / user, user)
-
-    def project(self, name: str, user: str = USER) -> Path:
-        """Return a folder of a user's own on the shared file system."""
-        return owned(self.home(user) / name, user)
-
-    def run(
-        self, argv: Sequence[str | Path], *, timeout_s: float = 60, **how: Any
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end as `start` does; what it said is in the answer."""
-        with self.start(argv, **how) as running:
-            try:
-                out, err = running.communicate(timeout=timeout_s)
-            except BaseException:
-                os.killpg(running.pid, signal.SIGKILL)
-                raise
-        return subprocess.CompletedProcess(argv, running.returncode, out, err)
-
-    def start(
-        self,
-        argv: Sequence[str | Path],
-        *,
-        user: str = USER,
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
-    ) -> subprocess.Popen[str]:
-        """Start a command on the login node, with a user's rights and a fresh environment."""
-        who = account(user)
-        own = {"HOME": str(self.home(user)), "USER": user, "LOGNAME": user, "SHELL": "/bin/bash"}
-        return subprocess.Popen(
-            argv,
-            cwd=cwd or self.home(user),
-            env={**ENVIRONMENT, **own, **self.env, **(env or {})},
-            user=who.pw_uid,
-            group=who.pw_gid,
-            extra_groups=os.getgrouplist(user, who.pw_gid),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
 
     def node_exec(
         self, node: int, argv: Sequence[str], timeout_s: float = 60
@@ -150,14 +73,8 @@ class Cluster:
         """Plug a node in; `wait_idle` waits until Slurm has it back."""
         host = self.nodes[node - 1]
         host.start()
-        no_names = ("mount", "--bind", str(self.folder / "etc" / "resolv.conf"), "/etc/resolv.conf")
-        done = self._ask(*host.inside(no_names))
-        assert done.returncode == 0, done.stderr
         words = ("slurmd", "-D", "-N", host.name, "-f", self.env["SLURM_CONF"])
         host.daemon(*words, log=self.folder / "log" / f"{host.name}.out")
-        for each in (self.ctl, *self.nodes):  # else they talk to its old network card for a while
-            if each.pid:
-                self._ask(*each.inside(("ip", "neighbour", "flush", "all")))
 
     def stop_controller(self) -> None:
         assert self._slurmctld is not None
@@ -180,7 +97,7 @@ class Cluster:
 
     def _write(self) -> None:
         folder = self.folder
-        for name in ("etc", "run", "log", "state", "spool", "dev", "home", "db"):
+        for name in ("run", "state", "spool", "dev", "db"):
             (folder / name).mkdir()
         self.at = Layout(folder=folder, network=self.claim.network, **self._shape)
         etc = folder / "etc"
@@ -199,23 +116,20 @@ class Cluster:
             (etc / name).touch(mode=0o600)
             (etc / name).write_bytes(content)
 
-        def host(name: str, address: str, number: int) -> Host:
-            return Host(
-                name=name,
-                address=address,
-                bridge=self.claim.bridge,
-                cable=self.claim.cable(number),
-                names=etc / "hosts",
-                env={**ENVIRONMENT, **self.env},
-                log=folder / "log" / f"{name}.host",
-                keep=(folder, *([ROOT] if ROOT.is_relative_to("/tmp") else [])),
-            )
-
-        self.ctl = host("ctl", self.at.controller, 0)
-        self.nodes = [host(f"node{i}", self.at.node(i), i) for i in range(1, self.at.nodes + 1)]
+        files = {
+            "/etc/hosts": str(etc / "hosts"),
+            "/etc/resolv.conf": str(etc / "resolv.conf"),
+            str(folder): str(folder),
+            **({str(ROOT): str(ROOT)} if ROOT.is_relative_to("/tmp") else {}),
+        }
+        self.ctl = Host(**self._common("ctl", 0), address=self.at.controller, binds=files)
+        self.nodes = tuple(
+            Host(**self._common(f"node{i}", i), address=self.at.node(i), binds=files)
+            for i in range(1, self.at.nodes + 1)
+        )
+        self.hosts = (self.ctl, *self.nodes)
 
     def _start(self) -> None:
-        account(USER)  # before anything looks it up
         self.ctl.start()
         self._start_munge()
         if self.at.accounting == "dbd":
@@ -267,35 +181,3 @@ class Cluster:
         self.ctl.daemon("slurmdbd", "-D", log=log / "slurmdbd.out")
         ask = ("sacctmgr", "--noheader", "show", "cluster")
         self._until("slurmdbd", lambda: self._ask(*ask).returncode == 0)
-
-    def _kill(self) -> None:
-        for host in (self.ctl, *self.nodes):
-            host.kill()
-
-    def _ask(self, *argv: str, timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            argv,
-            check=False,
-            env={**ENVIRONMENT, **self.env},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-        )
-
-    def _until(self, what: str, condition: Callable[[], Any], timeout_s: float = 30) -> None:
-        end = time.monotonic() + timeout_s
-        while not condition():
-            for daemon in (each for host in (self.ctl, *self.nodes) for each in host.daemons):
-                if daemon.poll() is not None:
-                    raise OSError(f"no {what}: {daemon.args!r} ended\n{self._last_words()}")
-            if time.monotonic() > end:
-                raise TimeoutError(f"no {what} within {timeout_s} s\n{self._last_words()}")
-            time.sleep(0.02)
-
-    def _last_words(self) -> str:
-        logs = sorted((self.folder / "log").iterdir())
-        return "\n".join(
-            f"-- {path.name}\n" + "\n".join(path.read_text(errors="replace").splitlines()[-8:])
-            for path in logs
-        )

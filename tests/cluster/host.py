@@ -1,4 +1,4 @@
-"""A host of a cluster: a name, an address, a /tmp and processes of its own on this machine.
+"""A host of a cluster: a name, an address, files and processes of its own on this machine.
 
 Why namespaces: two slurmd on one machine share a hostname, /tmp and /dev/shm, so a launcher that
 confuses its nodes goes unseen. Here a host is its first process: whatever runs there, and what it
@@ -10,6 +10,8 @@ Run as a script, this file is that first process; it needs the standard library 
 
 from __future__ import annotations
 
+import fnmatch
+import json
 import os
 import signal
 import socket
@@ -43,10 +45,12 @@ class Host:
     address: str
     bridge: str
     cable: str  # its network interface's end on the bridge
-    names: Path  # its /etc/hosts
     env: dict[str, str]  # of its daemons
     log: Path  # of its first process
-    keep: tuple[Path, ...]  # folders that it shares with the others even below /tmp
+    binds: dict[str, str]  # a path there, and what of this machine's lies at it
+    private: tuple[str, ...] = ("/tmp",)  # folders that are empty when it starts
+    absent: tuple[str, ...] = ()  # programs that it has not: names, or patterns of names
+    disks: int = 0  # a process in whose mount namespace the sources of `binds` lie
     first: subprocess.Popen[str] | None = None
     pid: int = 0  # of its first process, as seen from outside
     daemons: list[subprocess.Popen[str]] = field(default_factory=list)
@@ -54,11 +58,12 @@ class Host:
     def start(self) -> None:
         """Start the host and plug it in."""
         unshare = ("unshare", *NAMESPACES, "--fork", "--propagation", "unchanged", "--")
-        script = (sys.executable, "-I", "-S", __file__)
-        words = (self.name, self.address, str(self.names), *map(str, self.keep))
+        there = ("nsenter", "--target", str(self.disks), "--root", "--mount") if self.disks else ()
+        script = (sys.executable, "-I", "-S", __file__, self.name, self.address)
+        files = json.dumps([self.private, self.binds, self.absent])
         with self.log.open("a") as log:
             self.first = subprocess.Popen(
-                [*unshare, *script, *words],
+                [*there, *unshare, *script, files],
                 env=ENVIRONMENT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -69,7 +74,10 @@ class Host:
             )
         self.pid = int(self._hear(self.first))
         unplug(self.cable)
-        ip("link", "add", self.cable, "type", "veth", "peer", "eth0", "netns", str(self.pid))
+        # One card for good, or whoever has talked to it would not hear of it for a while.
+        card = ":".join(("02", "00", *(f"{int(part):02x}" for part in self.address.split("."))))
+        far = ("peer", "eth0", "address", card, "netns", str(self.pid))
+        ip("link", "add", self.cable, "type", "veth", *far)
         ip("link", "set", self.cable, "master", self.bridge, "up")
         self._pipe(self.first.stdin).write("plugged in\n")
         self._hear(self.first)
@@ -92,9 +100,13 @@ class Host:
 
     def daemon(self, *argv: str, log: Path) -> subprocess.Popen[str]:
         """Start what stays in the foreground and runs until the host, or `end`, ends it."""
+        return self.beside(*self.inside(argv), log=log)
+
+    def beside(self, *argv: str, log: Path) -> subprocess.Popen[str]:
+        """Start what runs on this machine and ends when the host does."""
         with log.open("a") as out:
             started: subprocess.Popen[str] = subprocess.Popen(
-                self.inside(argv),
+                argv,
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -140,29 +152,54 @@ def mount(*words: str) -> None:
     subprocess.run(["mount", *words], check=True)
 
 
-def furnish(names: str, keep: list[str]) -> None:
-    """Give this host what is its own: /proc, /dev/shm, /tmp, /etc/hosts."""
+def furnish(private: list[str], binds: dict[str, str], absent: list[str]) -> None:
+    """Give this host what is its own: /proc, /dev/shm, `private` folders and `binds`."""
     # In a chroot, / is no mount point and this cannot be said; what follows stays here anyway
     # unless the machine shares its mounts with new namespaces, which a chroot hides from us.
     subprocess.run(["mount", "--make-rprivate", "/"], check=False, stderr=subprocess.DEVNULL)
-    kept = [(path, os.open(path, os.O_PATH)) for path in keep]  # /tmp is about to be covered
+    # /tmp is about to be covered
+    sources = {path: os.open(source, os.O_PATH) for path, source in binds.items()}
     mount("-t", "proc", "proc", "/proc")
     mount("-t", "tmpfs", "-o", "mode=1777,size=512m", "shm", "/dev/shm")
-    mount("-t", "tmpfs", "-o", "mode=1777,size=2g", "tmp", "/tmp")
-    for path, fd in kept:
-        Path(path).mkdir(parents=True, exist_ok=True)
+    take_away(absent)
+    for path in filter(os.path.isdir, private):
+        mode = os.stat(path).st_mode & 0o7777
+        mount("-t", "tmpfs", "-o", f"mode={mode:o},size=2g", "private", path)
+    for path, fd in sources.items():
         source = f"/proc/{os.getpid()}/fd/{fd}"
-        mount("--no-canonicalize", "--bind", source, path)
+        target = Path(path).resolve()  # /etc/resolv.conf may be a link to below /run
+        if os.path.isdir(source):
+            target.mkdir(parents=True, exist_ok=True)
+        elif not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.touch()
+        mount("--no-canonicalize", "--bind", source, str(target))
         os.close(fd)
-    mount("--bind", names, "/etc/hosts")
 
 
-def main(name: str, address: str, names: str, *keep: str) -> None:
+def take_away(programs: list[str]) -> None:
+    """Remove programs from this host's PATH; the machine's own files stay as they are."""
+    folders = {os.path.realpath(each) for each in ENVIRONMENT["PATH"].split(":")}
+    for folder in filter(os.path.isdir, sorted(folders)):
+        names = os.listdir(folder)
+        gone = {name for each in programs for name in fnmatch.filter(names, each)}
+        if gone:
+            mount("-t", "tmpfs", "layers", "/tmp")  # hidden again as soon as it is in use
+            os.mkdir("/tmp/upper", 0o755)
+            os.mkdir("/tmp/work")
+            layers = f"lowerdir={folder},upperdir=/tmp/upper,workdir=/tmp/work"
+            mount("-t", "overlay", "-o", layers, "programs", folder)
+            for name in gone:
+                os.unlink(f"{folder}/{name}")
+            subprocess.run(["umount", "/tmp"], check=True)
+
+
+def main(name: str, address: str, files: str) -> None:
     """Be a host's first process."""
     pid = os.readlink("/proc/self")  # from outside: /proc is the machine's still
     os.chdir("/")
     socket.sethostname(name)
-    furnish(names, list(keep))
+    furnish(*json.loads(files))
     print(pid, flush=True)
     if not sys.stdin.readline():
         return

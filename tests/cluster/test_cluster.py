@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.claim import CLAIMS, PREFIX, claim
-from tests.cluster.cluster import ACCOUNT, ROOT, Cluster
+from tests.cluster.cluster import ACCOUNT, Cluster
+from tests.cluster.site import ROOT
 from tests.cluster.user import USER
 from tests.real.conftest import until
 
@@ -30,11 +31,12 @@ def states(cluster: Cluster) -> list[str]:
 
 
 def processes(folder: Path) -> list[int]:
-    """Return what has a cluster's folder in its words or its environment; a zombie has neither."""
+    """Return what has a site's folder in its words or environment, or a file there open."""
     found = []
     for each in Path("/proc").glob("[0-9]*"):
         try:
             text = (each / "cmdline").read_bytes() + (each / "environ").read_bytes()
+            text += b" ".join(os.fsencode(os.readlink(fd)) for fd in (each / "fd").iterdir())
         except OSError:
             continue
         if f"{folder}/".encode() in text:
@@ -157,10 +159,12 @@ def test_it_goes_without_a_trace(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("_root")
-def test_what_a_killed_test_run_left_is_removed() -> None:
+@pytest.mark.parametrize("site", ["cluster.Cluster", "ssh_hosts.SshHosts"])
+def test_what_a_killed_test_run_left_is_removed(site: str) -> None:
+    module, _, kind = site.partition(".")
     script = (
-        "import time; from tests.cluster.cluster import Cluster\n"
-        "with Cluster(nodes=1) as up: print(up.folder, up.claim.number, flush=True); time.sleep(99)"
+        f"import time; from tests.cluster.{module} import {kind}\n"
+        f"with {kind}() as up: print(up.folder, up.claim.number, flush=True); time.sleep(99)"
     )
     words = (sys.executable, "-c", script)
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as killed:

@@ -13,7 +13,7 @@ import pytest
 
 from launcher.errors import PlanError, StateError, SubmitError
 from launcher.slurm import batch, cluster, fit, queue
-from tests.cluster.cluster import ROOT
+from tests.cluster.site import ROOT
 from tests.real.conftest import until
 
 if TYPE_CHECKING:

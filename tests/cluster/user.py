@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tests.cluster.host import ENVIRONMENT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 USER = "launchertest"
@@ -34,3 +35,21 @@ def owned(path: Path, user: str) -> Path:
         path.mkdir()
         os.chown(path, who.pw_uid, who.pw_gid)
     return path
+
+
+def give(path: Path) -> Path:
+    """Make a file, or a folder with all that is in it, the plain user's."""
+    who = account(USER)
+    for each in (path, *(path.rglob("*") if path.is_dir() else ())):
+        os.chown(each, who.pw_uid, who.pw_gid, follow_symlinks=False)
+    return path
+
+
+def lay(home: Path, files: Mapping[str, str]) -> None:
+    """Write files that are private to the plain user, as is the home that they lie in."""
+    for name, text in files.items():
+        path = home / name
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(text)
+    give(home)

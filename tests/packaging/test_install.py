@@ -53,9 +53,11 @@ def test_what_the_wheel_holds(built: Path) -> None:
         "launcher/conf/compute/slurm.yaml",
         "launcher/environment/cxx20.cmake",
     } <= names
+    assert "hydra_plugins/__init__.py" not in names  # other plugins would not be found
     here = {
-        str(path.relative_to(ROOT))
-        for path in (ROOT / "launcher").rglob("*.py")
+        str(path.relative_to(above))
+        for above, folder in ((ROOT, "launcher"), (ROOT / "plugins", "hydra_plugins"))
+        for path in (above / folder).rglob("*.py")
         if "__pycache__" not in path.parts
     }
     assert here <= names
@@ -90,4 +92,9 @@ def test_a_project_of_a_users_own(kind: str, built: Path, tmp_path: Path, projec
         "def main(cfg): print(cfg)\nmain()\n",
     )
     project.write("apart/theirs/config.yaml", "a: 1\n")
-    assert run(python, "theirs.py", cwd=project.path / "apart").strip() == "{'a': 1}"
+    theirs = project.path / "apart"
+    assert run(python, "theirs.py", cwd=theirs).strip() == "{'a': 1}"
+    # Those that want us find us.
+    out = run(python, "theirs.py", "hydra/launcher=training", "a=2", cwd=theirs)
+    assert out.strip() == "{'a': 2}"
+    assert len(list(theirs.glob("runs/*/run.json"))) == 1

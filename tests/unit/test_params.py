@@ -83,3 +83,21 @@ def test_a_bad_duration_names_the_key_and_the_forms(value: Any) -> None:
     with pytest.raises(ConfigError, match=r"compute\.time") as caught:
         params.seconds("compute.time", value)
     assert "HH:MM:SS" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("given_params", "words"),
+    [
+        ({"lr": "0.1", "+x": "[1,2]", "db": "mysql"}, ["lr=0.1", "+x=[1,2]", "db=mysql"]),
+        ({"a": "${b}", "t": "'it'"}, ["a=${b}", "t='it'"]),  # as typed
+        ({"~y": None, "~z": "1"}, ["~y", "~z=1"]),
+        (
+            {"n": None, "f": True, "v": 0.1, "l": [1, "a b"]},
+            ["n=null", "f=true", "v=0.1", "l=[1,'a b']"],
+        ),
+        ({"a": {"b": "1", "c": {"d": 2}}}, ["a.b=1", "a.c.d=2"]),
+        ({"--config-name": "other"}, ["--config-name", "other"]),
+    ],
+)
+def test_overrides_as_typed(given_params: dict[str, Any], words: list[str]) -> None:
+    assert list(params.override_arguments(given_params)) == words

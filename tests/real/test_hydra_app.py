@@ -1,0 +1,234 @@
+"""Hydra applications of a user's own, whose points are launched by hydra/launcher=training."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from launcher.api import rerun
+from tests.real.conftest import log, state
+
+if TYPE_CHECKING:
+    from tests.conftest import Project
+    from tests.real.slurm import UserProject
+
+SUITE = Path(__file__).with_name("hydra_suite.py")
+ROOT = Path(__file__).parents[2]
+TRAINING = "hydra/launcher=training"
+APP = """\
+import os
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+@hydra.main(version_base=None, config_path="conf", config_name="config")
+def main(cfg: DictConfig) -> float:
+    job = HydraConfig.get()
+    with open(os.path.join(job.runtime.output_dir, "said"), "a") as file:
+        file.write(f"{os.environ['LAUNCHER_RUN_ID']} {os.environ.get('RANK', '0')} {cfg.lr}\\n")
+    print("lr", cfg.lr, "of", os.environ.get("WORLD_SIZE", "1"), "job", job.job.num, flush=True)
+    if cfg.lr < 0:
+        raise ValueError("lr below 0")
+    return cfg.lr * 2
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def application(project: Project, config: str = "lr: 1\nnodes: 1\n") -> None:
+    project.write("app.py", APP)
+    project.write("conf/config.yaml", config)
+
+
+def start(project: Project, *words: str) -> subprocess.CompletedProcess[str]:
+    words = (sys.executable, "app.py", *words)
+    return subprocess.run(words, cwd=project.path, capture_output=True, text=True, check=False)
+
+
+def said(folder: Path) -> list[list[str]]:
+    return [line.split() for line in (folder / "said").read_text().splitlines()]
+
+
+def passed(done: subprocess.CompletedProcess[str]) -> None:
+    last = done.stdout.strip().rpartition("\n")[2]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "33 passed" in last, last
+    assert "skipped" not in last
+
+
+def test_hydras_own_tests_of_launchers(tmp_path: Path) -> None:
+    words = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(SUITE))
+    env = {**os.environ, "SUITE_OVERRIDES": "hydra/launcher/compute=local"}
+    words = (*words, "--basetemp", str(tmp_path / "suite"), "--rootdir", str(tmp_path))
+    passed(
+        subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    )
+
+
+@pytest.mark.parametrize("slurm_cluster", ["none"], indirect=True)
+def test_hydras_own_tests_of_launchers_on_slurm(user: UserProject) -> None:
+    user.write("hydra_suite.py", SUITE.read_text())
+    env = {"SUITE_OVERRIDES": "hydra/launcher/compute=slurm", "PYTHONDONTWRITEBYTECODE": "1"}
+    words = (user.venv / "bin" / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    words = (*words, "hydra_suite.py", "--basetemp", user.path / "suite")
+    passed(user.cluster.run(words, cwd=user.path, env={**user.env, **env}, timeout_s=550))
+
+
+def test_one_job_without_a_sweep_is_a_run(project: Project) -> None:
+    application(project)
+    done = start(project, TRAINING, "lr=3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "lr 3 of 1 job 0\n"
+    (output,) = project.path.glob("outputs/*/*")
+    assert said(output) == [[project.run.name, "0", "3"]]
+    assert state(project.run) == "SUCCEEDED"
+    # Also where the application's own configuration chooses us.
+    application(project, "defaults:\n  - override hydra/launcher: training\n  - _self_\nlr: 1\n")
+    failed = start(project, "lr=-1")
+    assert failed.returncode == 1
+    assert "ValueError: lr below 0" in failed.stdout
+    assert len(project.runs) == 2
+
+
+def test_points_are_runs_and_none_is_launched_twice(project: Project) -> None:
+    application(project)
+    done = start(project, "-m", TRAINING, "lr=1,2", "hydra.launcher.wait=true")
+    assert done.returncode == 0, done.stderr
+    (sweep,) = project.path.glob("multirun/*/*")
+    first = [run.name for run in project.runs]
+    assert said(sweep / "0") == [[first[0], "0", "1"]]
+    assert said(sweep / "1") == [[first[1], "0", "2"]]
+    assert (sweep / "0" / ".hydra" / "overrides.yaml").read_text() == "- lr=1\n"
+    again = start(project, "-m", TRAINING, "lr=2,3", "hydra.launcher.wait=true")
+    assert "1 points are there already (1 SUCCEEDED)" in again.stderr
+    second = [each for each in project.path.glob("multirun/*/*") if each != sweep]
+    assert said(second[0] / "0") == said(sweep / "1")  # found where Hydra would have put it
+    assert len(project.runs) == 3
+    listed = project.launch("runs", "--sweep", "@last", "--json")
+    assert [each["values"] for each in json.loads(listed.stdout)] == [{"lr": "2"}, {"lr": "3"}]
+
+
+def test_it_returns_at_once_where_nobody_waits(project: Project) -> None:
+    application(project)
+    done = start(project, "-m", TRAINING, "lr=1,2")
+    assert done.returncode == 0, done.stderr
+    assert project.launch("wait", *[run.name for run in project.runs]).returncode == 0
+    assert [state(run) for run in project.runs] == ["SUCCEEDED"] * 2
+
+
+def test_a_point_that_fails_fails_the_sweep(project: Project) -> None:
+    application(project)
+    done = start(project, "-m", TRAINING, "lr=1,-1", "hydra.launcher.wait=true")
+    assert done.returncode == 1
+    assert "lr below 0" in done.stderr
+    assert [state(run) for run in project.runs] == ["SUCCEEDED", "FAILED"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("hydra.launcher.nodes=2",), ("nodes=2: dist=single is one process", "point 0 (lr=1)")),
+        (("hydra.launcher.dist=null",), ("dist=None: an option is needed", "hydra/launcher/GROUP")),
+        (("hydra.launcher.node=2",), ("node", "hydra.launcher")),
+        (("hydra/launcher/compute=slurn",), ("slurn", "slurm")),
+        (("hydra.launcher.compute.time=soon",), ("compute.time=soon: not a time",)),
+        (("hydra.launcher.source_directory=conf",), ("not a file inside source_directory",)),
+    ],
+)
+def test_what_cannot_be_launched_leaves_nothing(
+    project: Project, words: tuple[str, ...], told: tuple[str, ...]
+) -> None:
+    application(project)
+    for how in ((), ("-m",)):
+        done = start(project, *how, TRAINING, "lr=1", *words)
+        assert done.returncode in (1, 2)
+        for each in told:
+            assert each in done.stderr or (not how and each.startswith("point"))
+        assert "Traceback" not in done.stderr
+    assert project.runs == []
+
+
+def test_a_point_runs_again_with_another_value(project: Project) -> None:
+    application(project)
+    assert start(project, TRAINING, "lr=3").returncode == 0
+    (output,) = project.path.glob("outputs/*/*")
+    (project.path / "app.py").unlink()
+    again = rerun("@last", "script_params.lr=5")
+    assert again.wait(60).value == "SUCCEEDED"
+    assert again.logs() == "lr 5 of 1 job 0\n"
+    own = Path(again.folder.file("outputs"))
+    assert said(own) == [[again.id, "0", "5"]]
+    assert len(said(output)) == 1  # what it repeats is left alone
+
+
+def test_an_application_that_is_a_module(project: Project) -> None:
+    project.write("pkg/__init__.py", "")
+    project.write("pkg/train.py", APP)
+    project.write("pkg/conf/other.yaml", "lr: 7\n")
+    words = (sys.executable, "-m", "pkg.train", "--config-name", "other", TRAINING)
+    done = subprocess.run(words, cwd=project.path, capture_output=True, text=True, check=False)
+    assert done.stdout == "lr 7 of 1 job 0\n", done.stderr
+
+
+@pytest.mark.parametrize("slurm_cluster", ["none"], indirect=True)
+def test_each_point_has_its_own_resources(user: UserProject) -> None:
+    application(user)
+    words = (TRAINING, "nodes=1,2", "hydra/launcher/compute=slurm", "hydra/launcher/dist=mpi")
+    words += ("hydra.launcher.nodes=${nodes}", "hydra.launcher.dist.horovod=false")
+    python = user.venv / "bin" / "python"
+    line = (python, "app.py", "-m", *words, "hydra.launcher.wait=true")
+    done = user.cluster.run(line, cwd=user.path, env=user.env, timeout_s=120)
+    assert done.returncode == 0, done.stderr
+    assert "2 runs queued as 2 job arrays" in done.stderr
+    (sweep,) = user.path.glob("multirun/*/*")
+    assert len(said(sweep / "0")) == 1
+    assert sorted(rank for _, rank, _ in said(sweep / "1")) == ["0", "1"]
+    assert "lr 1 of 2 job 1" in log(user.runs[1], 1)
+
+
+def test_ranks_with_horovod_in_an_environment_of_their_own(project: Project) -> None:
+    """Built, with Hydra and without the launcher: what ranks need of it is in the run's folder."""
+    application(project)
+    words = (TRAINING, "hydra/launcher/environment=cpu", "hydra/launcher/dist=mpi")
+    project.write("app.py", APP.replace("job.job.num", "__import__('horovod.torch').torch.size()"))
+    done = start(project, *words, "hydra.launcher.procs_per_node=2", "lr=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["[0] lr 2 of 2 job 2", "[1] lr 2 of 2 job 2"]
+    python = (project.run / "launch.sh").read_text().partition("exec ")[2]
+    assert "/envs/" in python
+    found = "import importlib.util as u; print(u.find_spec('launcher'))"
+    (path,) = {word for word in python.split() if word.endswith("/bin/python")}
+    assert subprocess.check_output((path, "-c", found)) == b"None\n"
+
+
+def test_a_sweeper_that_needs_values(project: Project, tmp_path: Path) -> None:
+    """Optuna's, in an environment of its own: every program here would load it otherwise."""
+    venv = tmp_path / "venv"
+    subprocess.run((sys.executable, "-m", "virtualenv", "-q", str(venv)), check=True)
+    words = (
+        str(venv / "bin" / "pip"),
+        "install",
+        "-q",
+        "hydra-optuna-sweeper>=1.3",
+        "-e",
+        str(ROOT),
+    )
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    application(project)
+    words = (str(venv / "bin" / "python"), "app.py", "-m", TRAINING, "lr=interval(0,5)")
+    words += ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2")
+    done = subprocess.run(words, cwd=project.path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (results,) = project.path.glob("multirun/*/*/optimization_results.yaml")
+    lowest = min(float(said(run / "outputs")[0][2]) for run in project.runs)
+    best = float(results.read_text().rpartition("best_value:")[2])
+    assert best == pytest.approx(2 * lowest)
+    assert len(project.runs) == 4
+    assert done.stdout.count("SUCCEEDED") == 4  # each is told once
