@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import signal
 import stat
 import tempfile
 import threading
@@ -219,10 +220,18 @@ def _opened(target: Target, *, prompts: bool) -> Channel:
         raise SubmitError(
             f"ssh cannot be started: {error}", hint="apt-get install openssh-client"
         ) from error
+    # ConnectTimeout knows neither of a jump host nor of an sshd that says nothing.
+    late = threading.Timer(target.timeout_s, os.killpg, (running.pid, signal.SIGKILL))
+    if not prompts:
+        late.start()
     try:
         return Channel(target.name, running, errors)
     except LostError as error:
-        raise explained.error(target.name, error.stderr, running.returncode) from error
+        silent = f"timed out after {target.timeout_s:g} s" if late.finished.is_set() else ""
+        said = error.stderr or silent
+        raise explained.error(target.name, said, running.returncode) from error
+    finally:
+        late.cancel()
 
 
 def _has_a_person() -> bool:

@@ -35,7 +35,7 @@ def facts(job: JobSpec, source: Place | Snapshot) -> Facts:
     """
     compute = cast("Ssh", job.compute)
     named = compute.named()[: job.resources.nodes]
-    targets = [_target(compute, each.name) for each in named]
+    targets = [way_to(compute, each.name) for each in named]
     paths = list(job.data.values())
     channels = everywhere(lambda target: ready(target, paths), targets)
     _check(job, channels)
@@ -62,7 +62,8 @@ def facts(job: JobSpec, source: Place | Snapshot) -> Facts:
     )
 
 
-def _target(compute: Ssh, name: str) -> Target:
+def way_to(compute: Ssh, name: str) -> Target:
+    """Return how a host of a configuration is reached; ConfigError where ssh's is not there."""
     config = os.path.abspath(os.path.expanduser(compute.ssh_config)) if compute.ssh_config else ""
     if config and not os.path.isfile(config):
         raise ConfigError(
