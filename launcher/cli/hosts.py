@@ -1,4 +1,4 @@
-"""The verbs about hosts that are reached by ssh: clean; doctor, where hosts are named."""
+"""The verbs about hosts that are reached by ssh: clean; and doctor, where hosts are named."""
 
 from __future__ import annotations
 
@@ -31,6 +31,25 @@ def job_of(options: argparse.Namespace) -> JobSpec:
     request = app.Request(overrides=overrides, config_dir=options.config_dir)
     job, _ = config.resolve(app.compose(request))
     return job
+
+
+def examine(options: argparse.Namespace) -> int:
+    """Say what each host of the configuration has and lacks, with the fix."""
+    job = job_of(options)
+    if job.compute.kind != "ssh":
+        raise ConfigError(
+            f"compute={job.compute.kind}: launcher doctor takes hosts that are reached by ssh",
+            hint="compute=ssh compute.hosts=[hosta,hostb] names them; launcher doctor alone "
+            "examines this machine, for every compute.",
+        )
+    from launcher import show  # noqa: PLC0415
+    from launcher.ssh.doctor import examine as examined  # noqa: PLC0415
+    from launcher.ssh.doctor_text import report_text  # noqa: PLC0415
+
+    report = examined(job)
+    text = show.json_text(report.to_json()) if options.json else report_text(report)
+    sys.stdout.write(text)
+    return 0 if report.healthy else 1
 
 
 def clean(argv: Sequence[str]) -> int:

@@ -39,7 +39,9 @@ def facts(job: JobSpec, source: Place | Snapshot) -> Facts:
     paths = list(job.data.values())
     channels = everywhere(lambda target: ready(target, paths), targets)
     _check(job, channels)
-    found = everywhere(lambda pair: _host(*pair), list(zip(named, targets, channels, strict=True)))
+    found = everywhere(
+        lambda trio: host_of(*trio), list(zip(named, targets, channels, strict=True))
+    )
     first = channels[0]
     return Facts(
         user=process.user(),
@@ -79,7 +81,8 @@ def way_to(compute: Ssh, name: str) -> Target:
     )
 
 
-def _host(named: Named, target: Target, channel: Channel) -> Host:
+def host_of(named: Named, target: Target, channel: Channel) -> Host:
+    """Return a host that has told what it is."""
     told, known = settings(target), channel.facts
     return Host(
         name=named.name,
