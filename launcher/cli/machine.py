@@ -83,7 +83,7 @@ def doctor(argv: Sequence[str]) -> int:
 
     options_of = parser("doctor", doctor)
     hosts.overrides_of(options_of)
-    options = options_of.parse_args(argv)
+    options = options_of.parse_intermixed_args(argv)
     if options.overrides:
         return hosts.examine(options)
     checks = examination.examine()

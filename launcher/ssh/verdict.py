@@ -87,7 +87,7 @@ def _environment(known: dict[str, Any], needs: Needs) -> list[tuple[str, str]]:
         return [(located["error"], located["hint"])]
     found = []
     if needs.horovod and not known["wheels"]:
-        parts = {"a C++ compiler": "g++", "make": "make", "Python.h": "python3-dev"}
+        parts = {"C++ compiler": "g++", "make": "make", "Python.h": "python3-dev"}
         there = (known["compiler"], known["make"], known["header"])
         lacks = [each for each, path in zip(parts, there, strict=True) if not path]
         if lacks:
