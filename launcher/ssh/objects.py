@@ -78,8 +78,19 @@ class Objects:
     """All objects and trees below one folder."""
 
     def __init__(self, workdir: str) -> None:
+        self.workdir = workdir
         self.path = os.path.join(workdir, "objects")
         self.trees = os.path.join(workdir, "trees")
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Let nothing be removed from the folder meanwhile: see launcher.ssh.leftovers."""
+        folder = os.open(self.workdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(folder)
 
     def lacks(self, names: Iterable[str]) -> list[str]:
         """Return those of the names that no object here has."""
@@ -94,9 +105,11 @@ class Objects:
             raise Broken(f"object {name} came as {name_of(data, len(name))}")
         _write(self._object(name), data)
 
-    def known(self) -> list[str]:
-        """Return the names of all trees, the latest first."""
-        with contextlib.suppress(FileNotFoundError):
+    def known(self, wanted: str = "") -> list[str]:
+        """Return the names of all trees, the latest first; ``wanted`` is about to be used."""
+        with contextlib.suppress(FileNotFoundError), self.in_use():
+            if wanted:
+                self._touch(wanted)
             there = [each for each in os.scandir(self.trees) if each.name.isalnum()]
             there.sort(key=lambda each: each.stat().st_mtime, reverse=True)
             return [each.name for each in there]
@@ -111,16 +124,16 @@ class Objects:
         """Keep a tree, and return []; or return the objects that it still lacks."""
         if hashlib.sha256(tree).hexdigest() != digest:
             raise Broken(f"tree {name} is not what was sent")
-        lacks = self.lacks(each for mode, each, _ in entries(tree) if mode != _FOLDER)
-        if not lacks:
-            _write(os.path.join(self.trees, name), tree)
-        return lacks
+        with self.in_use():
+            lacks = self.lacks(each for mode, each, _ in entries(tree) if mode != _FOLDER)
+            if not lacks:
+                _write(os.path.join(self.trees, name), tree)
+            return lacks
 
     def make(self, name: str, folder: str) -> None:
         """Make the files of a tree in ``folder``, which is empty or not there."""
         tree = self.tree(name)
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(os.path.join(self.trees, name))  # it is in use: not the first to be removed
+        self._touch(name)
         os.makedirs(folder, exist_ok=True)
         made = {b""}
         links = []
@@ -137,6 +150,10 @@ class Objects:
         for each, link in links:  # last of all: no file is written through one
             with open(self._object(each), "rb") as file:
                 os.symlink(file.read(), link)
+
+    def _touch(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(os.path.join(self.trees, name))
 
     def _copy(self, name: str, path: bytes, mode: int) -> None:
         source = os.open(self._object(name), os.O_RDONLY | os.O_CLOEXEC)

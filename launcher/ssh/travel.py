@@ -94,7 +94,7 @@ def bring(channel: Channel, tree: Tree) -> None:
 
     What breaks off is taken up again where it broke off: the host says what it still lacks.
     """
-    known, _ = channel.ask("trees")
+    known, _ = channel.ask("trees", name=tree.name)
     if tree.name in known:
         return
     base, text = tree.base(known)
