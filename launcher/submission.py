@@ -148,10 +148,15 @@ def recorded(
         "environment.lock": lock,
         **{f"plan/{file.path}": file.text for file in plan.files},
     }
-    entry = "" if job.entry[0] == "-m" else f"{source.prefix}/{job.entry[0]}".lstrip("/")
+    entry = entry_in(source, job)
     return record.RunRecordInput(
         run_id=run.id, snapshot=source, message=message(run), files=files, entry=entry
     )
+
+
+def entry_in(source: Snapshot, job: JobSpec) -> str:
+    """Return the path of the job's script from the snapshot's root; '' for a module."""
+    return "" if job.entry[0] == "-m" else f"{source.prefix}/{job.entry[0]}".lstrip("/")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -206,10 +206,11 @@ def _view(run: Open, seen: Seen | SubmitError) -> View:
     if isinstance(seen, SubmitError):
         return View(holds=None, reason=seen.message)
     if seen.alive:
-        return View(holds=True)
+        return View(holds=True, brought=True)
     if not seen.claimed:  # its submit is under way, or was killed
-        return View(holds=alive(run.last, run.folder.file("heartbeat")))
+        return View(holds=alive(run.last, run.folder.file("heartbeat")), brought=True)
     if seen.restarted:
         reason = f"{first} was started again while the run was on it"
-        return View(holds=False, state=RunState.FAILED, reason=reason)
-    return View(holds=False, reason=f"its supervisor on {first} is gone and left no result")
+        return View(holds=False, state=RunState.FAILED, reason=reason, brought=True)
+    reason = f"its supervisor on {first} is gone and left no result"
+    return View(holds=False, reason=reason, brought=True)

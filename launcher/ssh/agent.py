@@ -10,6 +10,7 @@ answers the last has ``ok``, or ``error``; those before it tell how it goes.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import platform
@@ -47,7 +48,10 @@ class Agent:
         self.objects: Objects | None = None
         self.requests: dict[str, Callable[[dict[str, Any], bytes], Any]] = {
             each.__name__.strip("_"): each
-            for each in (self._hello, self._lacks, self._put, self._trees, self._tree, self._load)
+            for each in (
+                *(self._hello, self._lacks, self._put, self._trees, self._tree),
+                *(self._load, self._learn),
+            )
         }
 
     def serve(self) -> None:
@@ -106,9 +110,9 @@ class Agent:
             at += size
         return len(head["objects"])
 
-    def _trees(self, _: dict[str, Any], __: bytes) -> list[str]:
-        """Return the names of the trees that are here, the latest first."""
-        return self._kept().known()
+    def _trees(self, head: dict[str, Any], _: bytes) -> list[str]:
+        """Return the names of the trees that are here, the latest first; one is to be used."""
+        return self._kept().known(head.get("name", ""))
 
     def _tree(self, head: dict[str, Any], body: bytes) -> list[str]:
         """Keep a tree, given as it differs from ``base``; return the objects that it lacks."""
@@ -119,19 +123,30 @@ class Agent:
     def _load(self, head: dict[str, Any], _: bytes) -> str:
         """Have the launcher's own code, a tree, where it can be imported; return that folder."""
         root = os.path.join(self.workdir, "lib", head["name"])
-        if not os.path.isdir(root):
-            new = f"{root}.{os.getpid()}.new"
-            try:
-                self._kept().make(head["name"], new)
-                with contextlib.suppress(OSError):  # another one was quicker
-                    os.rename(new, root)
-            finally:
-                shutil.rmtree(new, ignore_errors=True)
+        with self._kept().in_use():
+            if not os.path.isdir(root):
+                new = f"{root}.{os.getpid()}.new"
+                try:
+                    self._kept().make(head["name"], new)
+                    with contextlib.suppress(OSError):  # another one was quicker
+                        os.rename(new, root)
+                finally:
+                    shutil.rmtree(new, ignore_errors=True)
+            os.utime(root)
+            # Its shared lock says that it is in use, until we end.
+            fcntl.flock(os.open(root, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_SH)
         sys.path.insert(0, root)
         from launcher.ssh import there  # noqa: PLC0415 - only now it is here
 
         there.extend(self, root)
         return root
+
+    def _learn(self, head: dict[str, Any], body: bytes) -> str:
+        """Carry out from now on what a module, the body, can; no file here is needed for it."""
+        module = sys.modules[head["name"]] = ModuleType(head["name"])
+        exec(compile(body, head["name"], "exec"), module.__dict__)  # noqa: S102
+        self.requests |= getattr(module, "requests", dict)()
+        return str(head["name"])
 
     def _kept(self) -> Objects:
         assert self.objects is not None  # noqa: S101 - hello comes first

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import signal
 import stat
 import tempfile
 import threading
@@ -39,6 +40,7 @@ _BOOT = (
     'exec(compile(i.read(int(i.readline())),"agent","exec"),{"__name__":"agent"})'
 )
 _PERSISTS_S = 60  # a connection that no command uses
+_START_S = 3.0  # for Python to start there, at least
 _AGAIN_S = 5.0  # after a failure, until the same host is tried again
 
 
@@ -170,6 +172,13 @@ def also_known(target: Target, workdir: str) -> None:
     _WAYS.open[replace(target, workdir=workdir)] = _WAYS.open[target]
 
 
+def forget(target: Target) -> None:
+    """Have no connection to a host that does not answer; the next one who asks opens another."""
+    channel = _WAYS.open.pop(target, None)
+    if channel is not None:
+        channel.running.kill()
+
+
 def side_by_side(
     work: Callable[[Item], Result], items: Sequence[Item]
 ) -> list[Result | SubmitError]:
@@ -210,6 +219,30 @@ def everywhere(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Re
     return found
 
 
+def within(limit_s: float, work: Callable[[], Result], late: SubmitError) -> Result:
+    """Return what ``work`` returns, or raise what it raises; raise ``late`` when that takes longer.
+
+    It is then left alone, and may wait for as long as a shared connection takes to be given up.
+    """
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def one() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised below
+            errors.append(error)
+
+    thread = threading.Thread(target=one, daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise late
+    return results[0]
+
+
 def _opened(target: Target, *, prompts: bool) -> Channel:
     own = settings(target).get("controlpath", "none")
     # Whoever shares connections by their own configuration goes on to do so.
@@ -224,10 +257,22 @@ def _opened(target: Target, *, prompts: bool) -> Channel:
         raise SubmitError(
             f"ssh cannot be started: {error}", hint="apt-get install openssh-client"
         ) from error
+
+    def talk() -> Channel:
+        try:
+            return Channel(target.name, running, errors)
+        except LostError as error:
+            raise explained.error(target.name, error.stderr, running.returncode) from error
+
+    # ConnectTimeout knows neither of a jump host, nor of a connection that was there before.
+    limit_s = max(target.timeout_s, _START_S)
+    late = explained.error(target.name, f"timed out after {limit_s:g} s", None)
     try:
-        return Channel(target.name, running, errors)
-    except LostError as error:
-        raise explained.error(target.name, error.stderr, running.returncode) from error
+        return talk() if prompts else within(limit_s, talk, late)
+    except SubmitError as error:
+        if error is late:
+            os.killpg(running.pid, signal.SIGKILL)
+        raise
 
 
 def _has_a_person() -> bool:

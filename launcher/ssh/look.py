@@ -37,7 +37,7 @@ def facts(job: JobSpec, source: Place | Snapshot) -> Facts:
     """
     compute = cast("Ssh", job.compute)
     named = compute.named()[: job.resources.nodes]
-    targets = [_target(compute, each.name) for each in named]
+    targets = [way_to(compute, each.name) for each in named]
     paths = list(job.data.values())
     # While ssh connects there is time to look at what is to be sent.
     threading.Thread(target=bundle, daemon=True).start()
@@ -45,7 +45,9 @@ def facts(job: JobSpec, source: Place | Snapshot) -> Facts:
     for target, channel in zip(targets, channels, strict=True):
         also_known(target, channel.facts["workdir"])
     _check(job, channels)
-    found = everywhere(lambda pair: _host(*pair), list(zip(named, targets, channels, strict=True)))
+    found = everywhere(
+        lambda trio: host_of(*trio), list(zip(named, targets, channels, strict=True))
+    )
     first = channels[0]
     return Facts(
         user=process.user(),
@@ -68,7 +70,8 @@ def facts(job: JobSpec, source: Place | Snapshot) -> Facts:
     )
 
 
-def _target(compute: Ssh, name: str) -> Target:
+def way_to(compute: Ssh, name: str) -> Target:
+    """Return how a host of a configuration is reached; ConfigError where ssh's is not there."""
     config = os.path.abspath(os.path.expanduser(compute.ssh_config)) if compute.ssh_config else ""
     if config and not os.path.isfile(config):
         raise ConfigError(
@@ -84,7 +87,8 @@ def _target(compute: Ssh, name: str) -> Target:
     )
 
 
-def _host(named: Named, target: Target, channel: Channel) -> Host:
+def host_of(named: Named, target: Target, channel: Channel) -> Host:
+    """Return a host that has told what it is."""
     told, known = settings(target), channel.facts
     return Host(
         name=named.name,

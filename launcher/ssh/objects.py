@@ -74,8 +74,19 @@ class Objects:
     """All objects and trees below one folder."""
 
     def __init__(self, workdir: str) -> None:
+        self.workdir = workdir
         self.path = os.path.join(workdir, "objects")
         self.trees = os.path.join(workdir, "trees")
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Let nothing be removed from the folder meanwhile: see launcher.ssh.leftovers."""
+        folder = os.open(self.workdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(folder)
 
     def lacks(self, names: Iterable[str]) -> list[str]:
         """Return those of the names that no object here has."""
@@ -90,9 +101,11 @@ class Objects:
             raise Broken(f"object {name} came as {name_of(data, len(name))}")
         _write(self._object(name), data)
 
-    def known(self) -> list[str]:
-        """Return the names of all trees, the latest first."""
-        with contextlib.suppress(FileNotFoundError):
+    def known(self, wanted: str = "") -> list[str]:
+        """Return the names of all trees, the latest first; ``wanted`` is about to be used."""
+        with contextlib.suppress(FileNotFoundError), self.in_use():
+            if wanted:
+                self._touch(wanted)
             there = [each for each in os.scandir(self.trees) if each.name.isalnum()]
             there.sort(key=lambda each: each.stat().st_mtime, reverse=True)
             return [each.name for each in there]
@@ -110,20 +123,20 @@ class Objects:
 
         It is given as the tree ``base``, or as none, with entries that go and others that come.
         """
-        tree = rebuilt(self.tree(base) if base else b"", gone, come)
-        if hashlib.sha256(tree).hexdigest() != digest:
-            raise Broken(f"tree {name} is not what was sent")
-        added = entries(b"\0".join(come))
-        lacks = self.lacks(each for mode, each, _ in added if mode != _FOLDER)
-        if not lacks:
-            _write(os.path.join(self.trees, name), tree)
-        return lacks
+        with self.in_use():
+            tree = rebuilt(self.tree(base) if base else b"", gone, come)
+            if hashlib.sha256(tree).hexdigest() != digest:
+                raise Broken(f"tree {name} is not what was sent")
+            added = entries(b"\0".join(come))
+            lacks = self.lacks(each for mode, each, _ in added if mode != _FOLDER)
+            if not lacks:
+                _write(os.path.join(self.trees, name), tree)
+            return lacks
 
     def make(self, name: str, folder: str) -> None:
         """Make the files of a tree in ``folder``, which is empty or not there."""
         tree = self.tree(name)
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(os.path.join(self.trees, name))  # it is in use: not the first to be removed
+        self._touch(name)
         os.makedirs(folder, exist_ok=True)
         made = {b""}
         links = []
@@ -141,19 +154,31 @@ class Objects:
             with open(self._object(each), "rb") as file:
                 os.symlink(file.read(), link)
 
+    def _touch(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(os.path.join(self.trees, name))
+
     def _copy(self, name: str, path: bytes, mode: int) -> None:
-        source = os.open(self._object(name), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            source = os.open(self._object(name), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise self._gone(name) from None
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             target = os.open(path, flags, mode)
             try:
                 if not _poured(source, target) and name not in _EMPTY:
                     os.unlink(self._object(name))  # of a host that lost its power
-                    raise Broken(f"object {name} is empty on this host: submit again")
+                    raise self._gone(name)
             finally:
                 os.close(target)
         finally:
             os.close(source)
+
+    def _gone(self, name: str) -> Broken:
+        """Return what is wrong where an object is not whole; no tree counts as whole any more."""
+        shutil.rmtree(self.trees, ignore_errors=True)
+        return Broken(f"object {name} is gone from this host: submit again")
 
 
 def _poured(source: int, target: int) -> int:

@@ -17,6 +17,7 @@ from launcher import process
 from launcher.errors import LaunchError
 from launcher.processes import alive
 from launcher.ssh import provided
+from launcher.ssh.objects import Objects
 from launcher.store import RunFolder, write_atomically
 
 if TYPE_CHECKING:
@@ -58,6 +59,10 @@ class There:
     def files(self, head: dict[str, Any], body: bytes) -> str:
         """Make the run's folder, with the files that the body holds; return its path."""
         folder = self._folder(head["run"])
+        with Objects(self.agent.workdir).in_use():
+            return self._write(folder, head, body)
+
+    def _write(self, folder: RunFolder, head: dict[str, Any], body: bytes) -> str:
         for name in _FOLDERS:
             os.makedirs(folder.file(name), exist_ok=True)
         at = 0

@@ -97,7 +97,7 @@ def bring(channel: Channel, tree: Tree) -> None:
 
     What breaks off is taken up again where it broke off: the host says what it still lacks.
     """
-    known, _ = channel.ask("trees")
+    known, _ = channel.ask("trees", name=tree.name)
     if tree.name in known:
         return
     with _ONE:  # hosts of a kind lack the same: it is found once

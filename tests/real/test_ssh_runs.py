@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -15,12 +16,10 @@ import pytest
 from tests.cluster.user import USER
 from tests.real.conftest import events, log, state, until
 from tests.real.slurm import STUBBORN, WAITS
-from tests.real.ssh import SINGLE, TWO_HOSTS, outcome, records
+from tests.real.ssh import SINGLE, TWO_HOSTS, SshProject, outcome, records
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from tests.real.ssh import SshProject
 
 SHOW = (
     "import json, os, sys\n"
@@ -248,6 +247,25 @@ def test_detached_then_followed_and_cancelled(box: SshProject, options: tuple[st
         assert waiting.communicate(timeout=30)[0] == f"{run.name} CANCELLED\n"
     assert waiting.returncode == 130
     assert state(run) == "CANCELLED"
+    assert box.left() == []
+
+
+def test_another_clone_follows_and_cancels(box: SshProject) -> None:
+    git(box, "init", "-q", "-b", "main")
+    box.write("train.py", "import time\nprint('ready', flush=True)\ntime.sleep(120)\n")
+    run = box.submit(*TWO_HOSTS)
+    ready(box, run, 4)
+    ref = f"refs/launcher/runs/{run.name}"
+    other = SshProject(
+        path=box.path.with_name(f"{box.path.name}-2"), hosts=box.hosts, venv=box.venv
+    )
+    git(box, "init", "-q", str(other.path))
+    git(other, "fetch", "-q", str(box.path), f"{ref}:{ref}")
+    shutil.move(run, box.path / "gone")  # as on another machine, whose file system is another
+    assert other.status(other.path / "runs" / run.name)["state"] == "RUNNING"
+    assert other.launch("logs", run.name).stdout.count("ready") == 4
+    assert other.launch("cancel", run.name).stdout == f"{run.name} CANCELLED\n"
+    assert json.loads(git(other, "show", f"{ref}:.launcher/outcome.json"))["state"] == "CANCELLED"
     assert box.left() == []
 
 
