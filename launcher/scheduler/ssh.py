@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from launcher import outcome
 from launcher.compute.ssh import between
@@ -58,27 +58,26 @@ class Prepared:
         asks = asked(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi")
         asks |= {"path": prefix.path, "python": prefix.python}
 
-        def one(channel: Channel | None) -> None:
-            if channel is None:
-                self._check_ways()
-            else:
-                bring(channel, tree)
-                texts = {**_texts(self.plan.files), "code.tree": (tree.name, 0o644)}
-                self._send(channel, texts)
+        others = self.hosts.hosts[1:]
+        if others:  # it takes a while, and we have to know of it in the end only
+            addresses = [each.address for each in others]
+            self.channels[0].ask("reach", between(self.hosts).encode(), addresses=addresses)
 
-        everywhere(one, [*self.channels, None])
+        def one(channel: Channel) -> None:
+            bring(channel, tree)
+            texts = {**_texts(self.plan.files), "code.tree": (tree.name, 0o644)}
+            self._send(channel, texts)
+
+        everywhere(one, self.channels)
         return build(self.channels, asks, self.say)
 
     def _check_ways(self) -> None:
         """Raise SubmitError where the first host cannot ssh to another one, as mpirun will."""
-        first, others = self.hosts.hosts[0], self.hosts.hosts[1:]
-        if others:
-            config = between(self.hosts).encode()
-            asks: dict[str, Any] = {"addresses": [each.address for each in others]}
-            answers, _ = self.channels[0].ask("reach", config, **asks)
-            for host, (status, said) in zip(others, answers, strict=True):
-                if status:
-                    raise explained.between(first, host, said)
+        first, *others = self.hosts.hosts
+        answers = self.channels[0].ask("reached")[0] if others else []
+        for host, (said, status) in zip(others, answers, strict=True):
+            if status:
+                raise explained.between(first, host, said)
 
     def _send(self, channel: Channel, texts: dict[str, tuple[str, int]]) -> None:
         data = {path: text.encode("utf-8", "surrogateescape") for path, (text, _) in texts.items()}
@@ -87,6 +86,7 @@ class Prepared:
 
     def go(self) -> None:
         """Have the supervisor started; its first word makes the run its own, whatever we do."""
+        self._check_ways()
         texts = {}
         for name in ("run.json", _EVENTS):
             with open(self.folder.file(name), encoding="utf-8", errors="surrogateescape") as file:

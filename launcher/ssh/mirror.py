@@ -178,7 +178,7 @@ def _last(events: bytes) -> dict[str, Any] | None:
 
 def _started(run: Open, pieces: Sequence[tuple[int, bytes]]) -> float | None:
     lines = b"".join(data for _, data in pieces).split(b"\n")
-    events = [*run.events, *(json.loads(line) for line in lines if b'"RUNNING"' in line)]
+    events = [*run.folder.events(), *(json.loads(line) for line in lines if b'"RUNNING"' in line)]
     return next((each["time"] for each in events if each["state"] == "RUNNING"), None)
 
 

@@ -38,7 +38,7 @@ def extend(agent: Agent, root: str) -> None:
         each.__name__: each
         for each in (
             *(there.files, there.start, there.pull, there.outputs, there.fetch),
-            *(there.interrupt, there.end, there.remove, there.reach),
+            *(there.interrupt, there.end, there.remove, there.reach, there.reached),
         )
     }
     provided.extend(agent)
@@ -50,6 +50,8 @@ class There:
     def __init__(self, agent: Agent, root: str) -> None:
         """Begin with what the agent knows."""
         self.agent, self.root = agent, root
+        self.trying: list[threading.Thread] = []
+        self.tried: list[tuple[str, int]] = []  # by ssh, from here to other hosts
 
     def _folder(self, run_id: str) -> RunFolder:
         return RunFolder(os.path.join(self.agent.workdir, "runs", os.path.basename(run_id)))
@@ -181,29 +183,30 @@ class There:
         shutil.rmtree(folder.path, ignore_errors=True)
         return True
 
-    def reach(self, head: dict[str, Any], body: bytes) -> list[tuple[int, str]]:
-        """Return of each address how ssh from here to there ended, and what it said."""
+    def reach(self, head: dict[str, Any], body: bytes) -> bool:
+        """Begin to try whether ssh gets from here to each address; ``reached`` tells."""
         file = os.path.join(self.agent.workdir, f"ssh_config.{os.getpid()}")
         write_atomically(file, body.decode("utf-8", "surrogateescape"), 0o600)
-        found: dict[int, tuple[int, str]] = {}
+        self.tried = [("", 0)] * len(head["addresses"])
 
         def try_one(index: int) -> None:
-            done = process.run(
-                ("ssh", "-F", file, "--", head["addresses"][index], "true"), timeout_s=60
-            )
-            found[index] = done.status, done.stderr
+            argv = ("ssh", "-F", file, "--", head["addresses"][index], "true")
+            done = process.run(argv, timeout_s=60)
+            self.tried[index] = done.stderr, done.status
 
-        threads = [
-            threading.Thread(target=try_one, args=(n,)) for n in range(len(head["addresses"]))
-        ]
-        try:
-            for each in threads:
-                each.start()
-            for each in threads:
-                each.join()
-        finally:
-            os.unlink(file)
-        return [found[index] for index in sorted(found)]
+        count = range(len(self.tried))
+        self.trying = [threading.Thread(target=try_one, args=(each,)) for each in count]
+        for each in self.trying:
+            each.start()
+        return True
+
+    def reached(self, _: dict[str, Any], __: bytes) -> list[tuple[str, int]]:
+        """Return for each address what ssh said, and its exit status."""
+        for each in self.trying:
+            each.join()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.agent.workdir, f"ssh_config.{os.getpid()}"))
+        return self.tried
 
 
 def _supervisor(folder: RunFolder) -> int | None:
