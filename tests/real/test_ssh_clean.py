@@ -245,6 +245,24 @@ def test_what_a_killed_one_left_goes(project: Project, blank: SshHosts) -> None:
     assert there(blank, "hosta", "ls -A .launcher") == ""
 
 
+def test_one_that_is_killed_is_finished_by_the_next(project: Project, blank: SshHosts) -> None:
+    run = submit(project, blank)
+    many = f"mkdir -p .launcher/runs/{run}/code/many && cd .launcher/runs/{run}/code/many"
+    there(blank, "hosta", f"{many} && seq 30000 | xargs touch")
+    grow_old(blank, "hosta")
+    top = blank.hosta.user_home / ".launcher"
+    with project.start("clean", *words(blank), "--yes") as killed:
+        until(lambda: list(top.glob("trash.*")))
+        killed.kill()
+        killed.communicate()
+    until(lambda: not any("python3" in each for each in blank.hosta.processes().values()))
+    done = clean(project, blank, "--yes")
+    assert done.returncode == 0, done.stdout
+    assert runs(blank.hosta) == set()
+    assert list(top.glob("trash.*")) == []
+    assert {submit(project, blank)} == runs(blank.hosta)
+
+
 # ------------------------------------------------------------------ wrong input
 
 
