@@ -157,6 +157,13 @@ class Attempt:
         reason = "the time limit was reached"
         return Ending(state=RunState.TIMED_OUT.value, why=_TIME_LIMIT, reason=reason)
 
+    def lost(self, rank: dict[str, Any]) -> Ending:
+        """Return the ending of a run one of whose nodes is silent."""
+        known = self.record.hosts.hosts if self.record.hosts else ()
+        host = next((each.name for each in known if each.hostname == rank["host"]), rank["host"])
+        reason = f"{host} no longer answers, where rank {rank['rank']} ran"
+        return Ending(state=RunState.FAILED.value, why="lost", reason=reason)
+
     def why(self) -> Ending:
         """Return what a SIGTERM means: someone cancels the run, or what the scheduler says."""
         cancelled = Ending(state=RunState.CANCELLED.value, why="cancelled")

@@ -86,7 +86,9 @@ class Looks:
         size = 0
         with contextlib.suppress(FileNotFoundError):
             size = os.stat(folder.file("events.jsonl")).st_size
-        before, run = self._read.get(run_id, (-1, None))
+        before, run = self._read.pop(run_id, (-1, None))
+        if not size and before > 0:
+            return  # its submit was interrupted, and it is taken away
         if run is None:
             run = Open(folder=folder, record=folder.record(), events=folder.events())
         elif size != before:
@@ -131,8 +133,9 @@ def _status_of_open(runs: list[Open]) -> list[RunStatus]:
 
 
 def _judge(run: Open, view: View) -> RunStatus:
+    run = read(run.folder) if view.brought else run
     state = RunState(run.last["state"])
-    if view.holds is not False:
+    if view.holds is not False and not state.final:
         last = {**run.last, "reason": view.reason, "state": (view.state or state).value}
         return _explained(run, _status(run, last, view.details or {}))
     # It may have ended, and said so, between our two looks: its word counts.

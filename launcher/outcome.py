@@ -6,6 +6,7 @@ Who ends a run calls this: its supervisor, or whoever finds that the scheduler e
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import time
@@ -38,6 +39,8 @@ def judge(
     if stopped:
         outcome["exit_status"] = outcome["exit_status"] if failed or not ranks else 0
         return {**outcome, "state": stopped}
+    if status == 0 or any("gone" in rank for rank in ranks):
+        failed = failed or _silent(ranks)
     if status == 0 and ranks and not failed:
         return {**outcome, "state": RunState.SUCCEEDED.value}
     logs = [f"rank-{failed['rank']}.log"] if failed else ["launch.log", "rank-0.log"]
@@ -55,6 +58,17 @@ def _first_to_fail(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     # A rank that was sent a signal followed another one, which mpirun had seen fail.
     ended.sort(key=lambda rank: (bool(rank.get("signals")), rank.get("ended", 0)))
     return dict(ended[0]) if ended else {}
+
+
+def _silent(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the first rank that went without a word of its end; mpirun may yet end well.
+
+    One of another node comes before those that mpirun killed here for its sake.
+    """
+    silent = [rank for rank in ranks if "ended" not in rank]
+    here = os.uname().nodename
+    silent.sort(key=lambda rank: (rank["host"] == here, float(rank.get("gone", 0))))
+    return dict(silent[0]) if silent else {}
 
 
 def _cut_off(folder: RunFolder, ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -80,6 +94,8 @@ def _reason(failed: dict[str, Any], status: int, *, several: bool) -> str:
         )
     if "reason" in failed:
         return str(failed["reason"])
+    if "status" not in failed and "signal" not in failed:
+        return f"rank {failed['rank']} on {failed['host']} went without a word"
     number = failed.get("signal", 0)
     how = signal_name(number) if number else f"exit status {failed['status']}"
     who = f"rank {failed['rank']} on {failed['host']} failed first"

@@ -78,8 +78,12 @@ def plan(job: JobSpec, facts: Facts, run_id: str, *, alone: bool = True) -> Laun
 
 def own_files(job: JobSpec) -> tuple[PlannedFile, ...]:
     """Return the files that two runs may differ in that differ in their scripts' arguments only."""
-    outputs = PlannedFile(path="outputs", text=job.outputs, mode=LINK)
-    return (PlannedFile(path="ranks.json", text=ranks(job)), *((outputs,) if job.outputs else ()))
+    files = [PlannedFile(path="ranks.json", text=ranks(job))]
+    if job.application is not None:
+        files.append(PlannedFile(path="application.json", text=job.application.composed))
+        if job.application.outputs:
+            files.append(PlannedFile(path="outputs", text=job.application.outputs, mode=LINK))
+    return tuple(files)
 
 
 def _imports(job: JobSpec) -> tuple[tuple[str, str], ...]:

@@ -15,9 +15,13 @@ from launcher.job import Facts
 from launcher.processes import this_process
 
 if TYPE_CHECKING:
+    from launcher.cluster import Cluster
     from launcher.git import Place
-    from launcher.job import Cluster, JobSpec
+    from launcher.job import JobSpec
     from launcher.snapshot import Snapshot
+
+
+_NO_PROJECTS = ("/", "/tmp", "/home", os.path.expanduser("~"))  # noqa: S108
 
 
 def source_of(job: JobSpec) -> Place:
@@ -58,6 +62,12 @@ def _check_source(job: JobSpec) -> None:
         raise ConfigError(
             f"source_directory={source}: no such folder",
             hint=f"It is read from the current folder, {Path.cwd()}.",
+        )
+    if str(source) in _NO_PROJECTS:
+        raise ConfigError(
+            f"source_directory={source}: a run takes a snapshot of all that is there, which is "
+            "more than a project",
+            hint="Launch from the project's own folder, or name it: source_directory=...",
         )
     if job.entry[0] == "-m" or (source / job.entry[0]).is_file():
         return

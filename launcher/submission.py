@@ -128,6 +128,7 @@ def record_of(job: JobSpec, facts: Facts, plan: LaunchPlan) -> RunRecord:
         rerun_of=job.rerun_of,
         max_restarts=job.compute.restarts(),
         signal_s=job.compute.signal_s(job.resources),
+        silence_s=job.compute.silence_s(),
         late=late(job, facts),
         config=job.config,
         cluster=facts.slurm,
@@ -147,10 +148,15 @@ def recorded(
         "environment.lock": lock,
         **{f"plan/{file.path}": file.text for file in plan.files},
     }
-    entry = "" if job.entry[0] == "-m" else f"{source.prefix}/{job.entry[0]}".lstrip("/")
+    entry = entry_in(source, job)
     return record.RunRecordInput(
         run_id=run.id, snapshot=source, message=message(run), files=files, entry=entry
     )
+
+
+def entry_in(source: Snapshot, job: JobSpec) -> str:
+    """Return the path of the job's script from the snapshot's root; '' for a module."""
+    return "" if job.entry[0] == "-m" else f"{source.prefix}/{job.entry[0]}".lstrip("/")
 
 
 @functools.lru_cache(maxsize=4096)

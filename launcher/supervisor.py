@@ -11,6 +11,7 @@ the next heartbeat in the order in which they come, and no handler runs in betwe
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -53,7 +54,8 @@ class Supervisor:
         self.control = Control(
             folder,
             several_nodes=self.record.nodes > 1,
-            addresses=[each.address for each in hosts[:1]],
+            addresses=tuple(each.address for each in hosts[:1]),
+            silence_s=self.record.silence_s,
         )
         self.warned = False  # the ranks know that the end is near
         self.ending: Ending | None = None  # why we ended the step, if we did
@@ -138,6 +140,8 @@ class Supervisor:
             number = 0 if received is None else received.si_signo
             if self.attempt.over():
                 self._stop(step, self.attempt.time_limit)
+            elif self.record.silence_s and (lost := self.control.lost()):
+                self._stop(step, functools.partial(self.attempt.lost, lost))
             elif self.attempt.warns(number) and not self.warned:
                 self.warned = True
                 self.control.tell(signal.SIGUSR1)

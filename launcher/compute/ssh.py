@@ -53,6 +53,7 @@ class Ssh:
     workdir: str = "~/.launcher"
     python: str = "python3"
     connect_timeout_s: float = 10.0
+    host_timeout_s: int = 60
 
     def __post_init__(self) -> None:
         """Raise ConfigError on what can be no host, or no folder."""
@@ -70,10 +71,9 @@ class Ssh:
             )
         if not self.python.strip() or self.python.startswith("-"):
             raise ConfigError(f"compute.python={self.python}: not a program")
-        if self.connect_timeout_s < 1:
-            raise ConfigError(
-                f"compute.connect_timeout_s={self.connect_timeout_s:g}: must be 1 or more"
-            )
+        for key, least in (("connect_timeout_s", 1), ("host_timeout_s", 6)):
+            if getattr(self, key) < least:
+                raise ConfigError(f"compute.{key}={getattr(self, key):g}: must be {least} or more")
 
     def named(self) -> tuple[Named, ...]:
         """Return the hosts as they are configured, in rank order."""
@@ -111,6 +111,10 @@ class Ssh:
         """Return 0: nobody ends a job there but its own limit, by SIGTERM."""
         return 0
 
+    def silence_s(self) -> int:
+        """Return after how many seconds of silence a host counts as lost."""
+        return self.host_timeout_s
+
     def head_address(self, resources: Resources, facts: Facts) -> Word:
         """Return the first host's address, as the others reach it."""
         return _hosts(facts).hosts[0].address if resources.nodes > 1 else "127.0.0.1"
@@ -138,6 +142,11 @@ class Ssh:
             agent = ShellExpr(f'"ssh -F $LAUNCHER_RUN_DIR/{_CONFIG}"')
             old = facts.prefix.mpi_version[:1] == (4,)
             values["OMPI_MCA_plm_rsh_agent" if old else "PRTE_MCA_plm_ssh_agent"] = agent
+            # Else daemons of a host that is lost stay on the others for a quarter of an hour.
+            # Later than we give a host up, for we say which one it was.
+            waits = {"time": 2 * self.host_timeout_s, "intvl": self.host_timeout_s // 2}
+            for name, value in {**waits, "probes": 3}.items():
+                values[f"{'OMPI' if old else 'PRTE'}_MCA_oob_tcp_keepalive_{name}"] = str(value)
         return values
 
     def files(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[PlannedFile, ...]:  # noqa: ARG002

@@ -56,13 +56,15 @@ class View:
     """What a scheduler says of a run.
 
     ``holds``: it still has the job; None: it could not be asked. ``state``: where the job is, or
-    how it ended; None: the scheduler does not know better than the run's events.
+    how it ended; None: the scheduler does not know better than the run's events. ``brought``: what
+    the run wrote was brought here by the look.
     """
 
     holds: bool | None
     state: RunState | None = None
     reason: str = ""
     job_id: str = ""
+    brought: bool = False
     details: dict[str, Any] | None = None  # of an end: what the outcome holds beside the state
 
 

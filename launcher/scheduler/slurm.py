@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from launcher import process
-from launcher.errors import LaunchError, StateError
+from launcher.errors import LaunchError, StateError, SubmitError
 from launcher.job import RunState
 from launcher.processes import this_process
 from launcher.scheduler import View, latest
@@ -25,6 +25,7 @@ from launcher.scheduler.slurm_view import (
 )
 from launcher.slurm import batch, queue
 from launcher.slurm.name import cluster_name
+from launcher.slurm.refusal import full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -133,13 +134,27 @@ class Slurm:
         say: Callable[[str], None],
         lock: int,
     ) -> None:
-        """Queue a job array, and write its number down; SubmitError when Slurm refuses it."""
+        """Queue a job array, and write its number down; SubmitError when Slurm refuses it.
+
+        Where there is no room for all its runs, the first ones are queued before that is raised.
+        """
         (argv,) = plan.commands
         ours = batch.environment(_options(plan.files), env)
         group.event(RunState.SUBMITTING, **this_process(), job_name=plan.job_name)
-        job_id = batch.submit(argv, plan.job_name, ours, say, lock)
+        refused: SubmitError | None = None
+        try:
+            job_id = batch.submit(argv, plan.job_name, ours, say, lock)
+        except SubmitError as error:
+            count, argv = batch.fewer(argv, len(plan.runs)) if full(error.stderr) else (0, argv)
+            if not count:
+                raise
+            refused = error
+            group.keep(count)  # before the call: what we are killed after it counts too
+            job_id = batch.submit(argv, plan.job_name, ours, say, lock)
         group.event(RunState.PENDING, job_id=job_id, cluster=cluster_name())
         queue.forget()
+        if refused is not None:
+            raise refused
 
     def find(self, group: GroupFolder) -> bool:
         """Return whether Slurm has the array; its number is then written down."""

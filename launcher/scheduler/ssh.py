@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 from launcher import outcome
 from launcher.compute.ssh import between
 from launcher.errors import PlanError, StateError, SubmitError
-from launcher.job import RunState
+from launcher.job import LINK, RunState
+from launcher.observe import read
 from launcher.processes import alive
 from launcher.record import record_outcome
 from launcher.scheduler import View
 from launcher.ssh import explained, mirror
+from launcher.ssh.build import build
 from launcher.ssh.connection import everywhere, side_by_side
+from launcher.ssh.provided import asked
 from launcher.ssh.ready import of_run
-from launcher.ssh.there import asked
 from launcher.ssh.travel import bring, code
 
 if TYPE_CHECKING:
@@ -55,18 +58,18 @@ class Prepared:
         asks = asked(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi")
         asks |= {"path": prefix.path, "python": prefix.python}
 
-        def one(channel: Channel | None) -> str:
+        def one(channel: Channel | None) -> None:
             if channel is None:
-                return self._check_ways()
-            bring(channel, tree)
-            self._send(channel, {**_texts(self.plan.files), "code.tree": (tree.name, 0o644)})
-            who = f"{channel.name}: " if len(self.channels) > 1 else ""
-            lock, _ = channel.ask("build", heed=lambda m: self.say(who + m["say"]), **asks)
-            return str(lock)
+                self._check_ways()
+            else:
+                bring(channel, tree)
+                texts = {**_texts(self.plan.files), "code.tree": (tree.name, 0o644)}
+                self._send(channel, texts)
 
-        return everywhere(one, [*self.channels, None])[0]
+        everywhere(one, [*self.channels, None])
+        return build(self.channels, asks, self.say)
 
-    def _check_ways(self) -> str:
+    def _check_ways(self) -> None:
         """Raise SubmitError where the first host cannot ssh to another one, as mpirun will."""
         first, others = self.hosts.hosts[0], self.hosts.hosts[1:]
         if others:
@@ -76,7 +79,6 @@ class Prepared:
             for host, (status, said) in zip(others, answers, strict=True):
                 if status:
                     raise explained.between(first, host, said)
-        return ""
 
     def _send(self, channel: Channel, texts: dict[str, tuple[str, int]]) -> None:
         data = {path: text.encode("utf-8", "surrogateescape") for path, (text, _) in texts.items()}
@@ -95,6 +97,8 @@ class Prepared:
         self.let_go = True
         argv = self.plan.commands[-1]
         first.ask("start", given.encode("utf-8", "surrogateescape"), run=self.folder.id, argv=argv)
+        with contextlib.suppress(SubmitError):  # it has begun, whether we come to see it or not
+            mirror.bring([read(self.folder)])
 
     def report(self) -> None:
         """Say nothing: it has started."""
@@ -178,7 +182,8 @@ def _hosts(record: RunRecord) -> Hosts:
 
 
 def _texts(files: Sequence[PlannedFile]) -> dict[str, tuple[str, int]]:
-    return {file.path: (file.text, file.mode) for file in files}
+    """Return the files that hosts need; where results are to lie is a matter of this machine."""
+    return {file.path: (file.text, file.mode) for file in files if file.mode != LINK}
 
 
 def _end(run: Open, hosts: Hosts, host: Host) -> int:
@@ -201,7 +206,11 @@ def _view(run: Open, seen: Seen | SubmitError) -> View:
     if isinstance(seen, SubmitError):
         return View(holds=None, reason=seen.message)
     if seen.alive:
-        return View(holds=True)
+        return View(holds=True, brought=True)
     if not seen.claimed:  # its submit is under way, or was killed
-        return View(holds=alive(run.last, run.folder.file("heartbeat")))
-    return View(holds=False, reason=f"its supervisor on {first} is gone and left no result")
+        return View(holds=alive(run.last, run.folder.file("heartbeat")), brought=True)
+    if seen.restarted:
+        reason = f"{first} was started again while the run was on it"
+        return View(holds=False, state=RunState.FAILED, reason=reason, brought=True)
+    reason = f"its supervisor on {first} is gone and left no result"
+    return View(holds=False, reason=reason, brought=True)

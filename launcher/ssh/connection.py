@@ -178,12 +178,12 @@ def side_by_side(
     work: Callable[[Item], Result], items: Sequence[Item]
 ) -> list[Result | SubmitError]:
     """Return what ``work`` returns of each item, or the SubmitError that it raises, in order."""
-    results: dict[int, Result | SubmitError | BaseException] = {}
+    results: dict[int, Result | Exception] = {}
 
     def one(index: int) -> None:
         try:
             results[index] = work(items[index])
-        except BaseException as error:  # noqa: BLE001 - raised below, in the thread that asked
+        except Exception as error:  # noqa: BLE001 - raised below, in the thread that asked
             results[index] = error
 
     threads = [
@@ -198,7 +198,7 @@ def side_by_side(
     found = []
     for index in range(len(items)):
         result = results[index]
-        if isinstance(result, BaseException) and not isinstance(result, SubmitError):
+        if isinstance(result, Exception) and not isinstance(result, SubmitError):
             raise result
         found.append(result)
     return found

@@ -12,8 +12,8 @@ from launcher.hosts import Host, Hosts
 from launcher.job import Facts
 from launcher.processes import this_process
 from launcher.ssh.connection import Target, everywhere, settings
+from launcher.ssh.provided import asked
 from launcher.ssh.ready import ready
-from launcher.ssh.there import asked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

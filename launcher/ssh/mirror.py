@@ -42,6 +42,7 @@ class Seen:
     there: bool
     claimed: bool
     alive: bool
+    restarted: bool  # the host itself, since then
 
 
 def bring(runs: Sequence[Open]) -> dict[str, Seen | SubmitError]:

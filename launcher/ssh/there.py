@@ -11,13 +11,12 @@ import shutil
 import signal
 import threading
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from launcher import process
-from launcher.environment import Environment
-from launcher.errors import LaunchError, ProvisionError
+from launcher.errors import LaunchError
 from launcher.processes import alive
+from launcher.ssh import provided
 from launcher.ssh.objects import Objects
 from launcher.store import RunFolder, write_atomically
 
@@ -39,9 +38,10 @@ def extend(agent: Agent, root: str) -> None:
         each.__name__: each
         for each in (
             *(there.files, there.start, there.pull, there.outputs, there.fetch),
-            *(there.interrupt, there.end, there.remove, there.locate, there.build, there.reach),
+            *(there.interrupt, there.end, there.remove, there.reach),
         )
     }
+    provided.extend(agent)
 
 
 class There:
@@ -129,6 +129,7 @@ class There:
             "there": os.path.isdir(folder.path),
             "claimed": os.path.exists(folder.file("job")),
             "alive": _supervisor(folder) is not None,
+            "restarted": _has_restarted(folder),
         }
 
     def outputs(self, head: dict[str, Any], _: bytes) -> list[tuple[str, int, int]]:
@@ -180,26 +181,6 @@ class There:
         shutil.rmtree(folder.path, ignore_errors=True)
         return True
 
-    def locate(self, head: dict[str, Any], _: bytes) -> dict[str, Any]:
-        """Return where the environment is, or would be built, on this host."""
-        from launcher.environment.locate import locate  # noqa: PLC0415 - where it is asked for
-
-        found = locate(_environment(head), horovod=head["horovod"], mpi=head["mpi"], remember=True)
-        values = {name: getattr(found, name) for name in found.__dataclass_fields__}
-        return {**values, "recipe": None}
-
-    def build(self, head: dict[str, Any], _: bytes) -> str:
-        """Build the environment where it is not there; return the text of its lock."""
-        from launcher.environment.build import ensure, lock_text  # noqa: PLC0415
-        from launcher.environment.locate import locate  # noqa: PLC0415
-
-        prefix = locate(_environment(head), horovod=head["horovod"], mpi=head["mpi"])
-        if (prefix.path, prefix.python) != (head["path"], head["python"]):
-            raise ProvisionError(
-                f"it would build {prefix.path or prefix.python}, the plan says {head['path']}"
-            )
-        return lock_text(ensure(prefix, lambda line: self.agent.tell({"say": line})))
-
     def reach(self, head: dict[str, Any], body: bytes) -> list[tuple[int, str]]:
         """Return of each address how ssh from here to there ended, and what it said."""
         file = os.path.join(self.agent.workdir, f"ssh_config.{os.getpid()}")
@@ -233,15 +214,12 @@ def _supervisor(folder: RunFolder) -> int | None:
     return None
 
 
-def _environment(head: dict[str, Any]) -> Environment:
-    values = head["environment"]
-    lists = {name: tuple(each) for name, each in values.items() if isinstance(each, list)}
-    return Environment(**{**values, **lists})
-
-
-def asked(environment: Environment, *, horovod: bool, mpi: bool) -> dict[str, Any]:
-    """Return what a request for an environment says of it."""
-    return {"environment": asdict(environment), "horovod": horovod, "mpi": mpi}
+def _has_restarted(folder: RunFolder) -> bool:
+    """Return whether this host has started again since the run's supervisor did."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read(8)
+    born = [str(each.get("born")) for each in folder.events() if each["state"] == "RUNNING"]
+    return bool(born) and not born[-1].startswith(boot)
 
 
 def _written(folder: RunFolder) -> list[tuple[str, int, int]]:

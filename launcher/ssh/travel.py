@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.errors import SubmitError
 from launcher.git import blobs, git, output
+from launcher.ssh import filtered
 from launcher.ssh.objects import changed, tree_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from launcher.snapshot import Snapshot
     from launcher.ssh.channel import Channel
@@ -34,6 +35,9 @@ class Tree:
 def code(source: Snapshot) -> Tree:
     """Return the code of a run as a tree; raise SubmitError when git cannot list it."""
     name, text = _listed(source.git_dir, f"{source.tree}:{source.prefix}")
+    changes = filtered.changes(source, text)
+    if changes:
+        return _as_checked_out(source, text, changes)
 
     def base(names: Sequence[str]) -> tuple[str, bytes]:
         for each in _there(source.git_dir, names[:_BASES]):
@@ -41,6 +45,25 @@ def code(source: Snapshot) -> Tree:
         return "", b""
 
     return Tree(name=name, text=text, read=functools.partial(blobs, source.git_dir), base=base)
+
+
+def _as_checked_out(source: Snapshot, text: bytes, changes: Mapping[bytes, str]) -> Tree:
+    """Return the code with what git's filters make of some of its files; ``changes``: by path."""
+    places = {name: path for path, name in changes.items()}
+    lines = []
+    for line in text.split(b"\0")[:-1]:
+        mode, name, path = line.split(b" ", 2)
+        lines.append(b"%b %b %b" % (mode, changes.get(path, name.decode()).encode(), path))
+    whole = tree_of(lines)
+
+    def read(names: Sequence[str]) -> Iterator[bytes]:
+        made = filtered.contents(source, [places[each] for each in names if each in places])
+        plain = blobs(source.git_dir, [each for each in names if each not in places])
+        for name in names:
+            yield next(made if name in places else plain)
+
+    digest = hashlib.sha256(whole).hexdigest()
+    return Tree(name=digest, text=whole, read=read, base=lambda _: ("", b""))
 
 
 @functools.lru_cache(maxsize=8)

@@ -172,3 +172,25 @@ def test_all_that_virtualenv_needs_is_sent() -> None:
         asked = (each for each in needs if not each.marker or each.marker.evaluate({"extra": ""}))
         wanted += [each.name for each in asked if each.name not in seen]
     assert seen <= set(NEEDED)
+
+
+def test_files_go_as_a_checkout_would_write_them(
+    host: Counted, git_project: Project, tmp_path: Path
+) -> None:
+    for words in (("clean", "tr a-z A-Z"), ("smudge", "tr A-Z a-z")):
+        config = ("git", "config", f"filter.case.{words[0]}", words[1])
+        subprocess.run(config, cwd=git_project.path, check=True)
+    git_project.write(".gitattributes", "*.bin filter=case\n*.bat eol=crlf\n")
+    subprocess.run(["git", "add", ".gitattributes"], cwd=git_project.path, check=True)
+    git_project.write("it's/below/data.bin", "filtered")
+    git_project.write("it's/below/go.bat", "one\r\ntwo\r\n")
+    git_project.write("it's/below/plain.txt", "As It Is")
+    tree = code(snapshot.take(str(git_project.path / "it's" / "below")))
+    bring(host, tree)
+    Objects(str(tmp_path / "host")).make(tree.name, str(tmp_path / "made"))
+    there = {p.name: p.read_bytes() for p in (tmp_path / "made").iterdir()}
+    assert there == {
+        "data.bin": b"filtered",
+        "go.bat": b"one\r\ntwo\r\n",
+        "plain.txt": b"As It Is",
+    }
