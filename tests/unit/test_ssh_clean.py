@@ -92,24 +92,30 @@ def test_a_run_that_stays_on_two_hosts_counts_once() -> None:
 # ------------------------------------------------------------------ what is known here
 
 
-def view(state: str = "", stays: str = "") -> dict[str, Any]:
-    return {"state": state, "stays": stays}
+def view(state: str = "", stays: str = "", *, young: bool = False) -> dict[str, Any]:
+    return {"state": state, "stays": stays, "young": young}
 
 
 def test_a_run_that_another_host_needs_stays(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path / "261101-010101-abcd"))
     going = {"hosta": view("RUNNING", "in use"), "hostb": view()}
     assert _goes_on(going, folder) == "in use on hosta"
-    ended = {"hosta": view("FAILED", "younger"), "hostb": view()}
+    ended = {"hosta": view("FAILED", "younger"), "hostb": view(young=True)}
     assert _goes_on(ended, folder) == ""
+    starts = {"hosta": view("SUBMITTING", young=True), "hostb": view()}
+    assert _goes_on(starts, folder) == "may be about to start"
+    gone = {"hosta": view("RUNNING"), "hostb": view()}
+    assert _goes_on(gone, folder) == ""
 
 
 def test_of_a_run_whose_first_host_is_not_asked_the_folder_here_tells(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path / "261101-010101-abcd"))
     assert _goes_on({"hostb": view()}, folder) == ""  # it is not known here: see below
     os.mkdir(folder.path)
+    folder.event(RunState.SUBMITTING)
+    assert _goes_on({"hostb": view(young=True)}, folder) == "may be about to start"
     folder.event(RunState.SUCCEEDED)
-    assert _goes_on({"hostb": view()}, folder) == ""
+    assert _goes_on({"hostb": view(young=True)}, folder) == ""
 
 
 def test_results_are_here_when_all_are_as_they_were(tmp_path: Path) -> None:
