@@ -136,6 +136,21 @@ def start(
     return started
 
 
+def connect(argv: Sequence[str], *, errors: IO[bytes], prompts: bool) -> Running:
+    """Start ``argv``, with pipes of ours as its input and output; ``errors`` gets the rest.
+
+    ``prompts``: it may ask the person at our terminal, and hears a Ctrl-C there. OSError when it
+    cannot be started.
+    """
+    return subprocess.Popen(
+        list(argv),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        start_new_session=not prompts,
+    )
+
+
 def adopt_orphans() -> None:
     """Make every descendant whose parent ends our child, so that none can get away."""
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
