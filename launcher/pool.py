@@ -5,7 +5,8 @@ its own cores, and goes on when the pool is killed. What waits then is lost, and
 
 Why a run of several machines collects them in one order, the same for all pools, and asks only for
 what comes after the ones that it has: two that each had what the other waits for would wait for
-ever. Why it asks all of those at once: whichever is free first will do.
+ever. Why it asks all of those at once: whichever is free first will do. Runs start in their order,
+but for those of one machine, which have machines that the first does not ask for yet.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Pool:
         self.tells = "hosts" in values  # where runs are
         self.secrets = {name: os.environ[name] for name in values.get("secrets", ())}
         self.places = _places(group, values, supervisor)
-        self.collected: list[Place] = []  # for the run that is started next
+        self.collected: list[Place] = []  # for the first run that waits
+        self.spare: list[Place] = []  # that it does not ask for yet
         self.running: dict[str, Place] = {}  # by folder
         self.beaten = 0.0  # when we last gave a sign of life
 
@@ -100,15 +102,31 @@ class Pool:
         if task is None or not self._may_start(task):
             self._drop()
             return False
-        if not self._collect(task):
+        if self._collect(task):
+            on, self.collected = self.collected, []
+        elif not (found := self._other()):
             return False
+        else:
+            task, on = found
         try:
-            self._start(task)
+            self._start(task, on)
         except OSError:  # a full disk, a lost connection: it may be better later
             self._drop()
             return False
-        self.waiting.popleft()
+        self.waiting.remove(task)
         return True
+
+    def _other(self) -> tuple[Task, list[Place]] | None:
+        """Return a run of one machine, and a machine that the first run does not ask for yet."""
+        task = next((each for each in self.waiting if each.nodes == 1), None)
+        for place in self.spare:
+            if task is None:
+                place.drop()
+                continue
+            place.ask(task.need)
+            if place.has():
+                return task, [place]
+        return None
 
     def _collect(self, task: Task) -> bool:
         """Return whether we have as many machines as a run needs, each with what it needs there."""
@@ -118,20 +136,18 @@ class Pool:
         while more := task.nodes - len(self.collected):
             first = places.index(self.collected[-1]) + 1 if self.collected else 0
             asked = places[first : max(0, len(places) - more + 1)]
-            for place in places:
-                if place in asked:
-                    place.ask(task.need)
-                elif place not in self.collected:
-                    place.drop()
+            self.spare = [each for each in places if each not in (*asked, *self.collected)]
+            for place in asked:
+                place.ask(task.need)
             ready = next((place for place in asked if place.has()), None)
             if ready is None:
                 return False
             self.collected.append(ready)
         return True
 
-    def _start(self, task: Task) -> None:
-        """Start a run, unless it was cancelled, on the machines that we have; OSError: later."""
-        first, *others = self.collected
+    def _start(self, task: Task, on: list[Place]) -> None:
+        """Start a run, unless it was cancelled, on machines that we have; OSError: later."""
+        first, *others = on
         refused = self._tie(task.folder, first, others) if others else ""
         claimed = claim(task.folder)
         if claimed is None:
@@ -144,13 +160,12 @@ class Pool:
                 return
             env = self.secrets
             if self.tells:
-                names = [place.name for place in self.collected]
+                names = [place.name for place in on]
                 task.folder.event(RunState.PENDING, hosts=names)
-                addresses = ",".join(place.address for place in self.collected)
+                addresses = ",".join(place.address for place in on)
                 env = {**env, "LAUNCHER_HOSTS": addresses}
             first.start(task.folder, env, claimed)
             self.running[task.folder.path] = first
-            self.collected = []
         except OSError:
             os.unlink(task.folder.file("job"))
             raise

@@ -2,6 +2,9 @@
 
 Standard library only. ``LINE``: an open connection to the run's supervisor, which ends with it.
 What is leased we have inherited, and have until we end.
+
+Why two processes that do the same: one that is killed, for want of memory say, must not free what
+ranks are still using.
 """
 
 import contextlib
@@ -30,4 +33,5 @@ def main(run_id: str, line: int) -> None:
 
 
 if __name__ == "__main__":
+    os.fork()
     main(sys.argv[1], int(sys.argv[2]))

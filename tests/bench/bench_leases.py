@@ -11,6 +11,7 @@ itself, as many at once as there are slots. Idle counts from the first run's sta
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import sys
 import time
@@ -21,17 +22,23 @@ from tests.real.pools import overlaps, prepare, queue
 RUNS, SLOTS = 40, 4
 
 
-def idle(hosts: SshHosts, seconds: float) -> tuple[float, float]:
-    """Return the share of the slots' time that was idle, and the seconds until all had ended."""
+def idle(hosts: SshHosts, seconds: float, *, mixed: bool) -> tuple[float, float]:
+    """Return the share of the slots' time that was idle, and the seconds until all had ended.
+
+    ``mixed``: every fifth run has a slot of each host.
+    """
     on = [hosts.hosta, hosts.hostb]
-    runs = queue(hosts, on, [str(seconds)] * RUNS, slots=SLOTS)
+    nodes = [1 + (mixed and n % 5 == 0) for n in range(RUNS)]
+    runs = queue(hosts, on, [str(seconds)] * RUNS, slots=SLOTS, nodes=nodes)
     begun = time.time()
     runs.start()
     told = runs.wait(timeout_s=60 + RUNS * seconds)
     if overlaps(told):
         raise SystemExit(f"overbooked: {overlaps(told)}")
     first, last = (pick(each["begun"] for each in told) for pick in (min, max))
-    busy = sum(min(last, each["ended"]) - min(last, each["begun"]) for each in told)
+    busy = sum(
+        (min(last, each["ended"]) - each["begun"]) * len(each["hosts"].split(",")) for each in told
+    )
     return 1 - busy / (len(on) * SLOTS * (last - first)), max(e["ended"] for e in told) - begun
 
 
@@ -52,11 +59,13 @@ def main() -> None:
         prepare(hosts)
         starts = statistics.median(bare(hosts) for _ in range(5))
         print(f"{RUNS} runs, 2 hosts x {SLOTS} slots; bare {starts:.2f} s")
-        print(f"{'a run':>8} {'idle':>6} {'all':>8} {'at best':>8}")
-        for length in lengths:
-            share, took = idle(hosts, length)
-            best = length * RUNS / (2 * SLOTS)
-            print(f"{length:>7.1f}s {share:>6.1%} {took:>7.1f}s {best:>7.1f}s", flush=True)
+        print(f"{'a run':>8} {'hosts':>6} {'idle':>6} {'all':>8} {'at best':>8}")
+        for length, mixed in itertools.product(lengths, (False, True)):
+            share, took = idle(hosts, length, mixed=mixed)
+            best = length * RUNS * (1.2 if mixed else 1) / (2 * SLOTS)
+            which = "1 or 2" if mixed else "1"
+            row = f"{length:>7.1f}s {which:>6} {share:>6.1%} {took:>7.1f}s {best:>7.1f}s"
+            print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -139,17 +139,18 @@ def queue(
     *,
     slots: int | None = 4,
     has: Mapping[str, Any] | None = None,
+    nodes: Sequence[int] = (),
     **need: Any,
 ) -> Queue:
     """Return a group that waits for its pool on the first host; each run works as it says.
 
-    ``has``: what else a host has to lease.
+    ``has``: what else a host has to lease; ``nodes``: of each run.
     """
     each = list(works)
     made = Queue(hosts, on[0], f"runs-{next(_numbers)}", len(each))
     group = on[0].user_home / made.group
     group.mkdir(parents=True)
-    usual = {"nodes": 1, "slots": 1, "cores": 1, "gpus": 0, "max_parallel": None}
+    usual = {"slots": 1, "cores": 1, "gpus": 0, "max_parallel": None}
     names = [f"run-{task}" for task in range(made.count)]
     leases = {"slots": slots, **(has or {})}
     named = [
@@ -157,7 +158,7 @@ def queue(
     ]
     values = {
         "runs": names,
-        "needs": [usual | need] * made.count,
+        "needs": [usual | need | {"nodes": n} for n in nodes or [1] * made.count],
         "ssh": ["ssh"],
         "hosts": [{**host, "here": host["name"] == on[0].name} for host in named],
     }

@@ -156,7 +156,8 @@ def test_max_parallel_holds_over_all_hosts(lab: SshHosts) -> None:
 def test_two_pools_that_both_want_two_hosts_take_turns(lab: SshHosts) -> None:
     a, b, c = lab.all
     pools = [
-        queue(lab, hosts, ["0.1"] * 4, slots=1, nodes=2) for hosts in ([a, b], [b, a], [c, b, a])
+        queue(lab, hosts, ["0.1"] * 4, slots=1, nodes=[2] * 4)
+        for hosts in ([a, b], [b, a], [c, b, a])
     ]
     for each in pools:
         each.start()
@@ -169,20 +170,36 @@ def test_two_pools_that_both_want_two_hosts_take_turns(lab: SshHosts) -> None:
     assert all(len({*each[2]}) == 2 for each in spans)
 
 
+def test_a_host_that_the_first_run_does_not_ask_for_yet_is_not_idle(lab: SshHosts) -> None:
+    a, b, _ = lab.all
+    with Holder(a) as has:
+        assert has.ask() == {"held": 1}
+        runs = queue(lab, [a, b], ["0.1"] * 4, slots=1, nodes=[2, 1, 2, 1])
+        runs.start()
+        until(lambda: all("ended" in runs.told(task) for task in (1, 3)))
+        assert not runs.told(0)
+        assert {runs.told(task)["host"] for task in (1, 3)} == {"hostb"}
+        until(lambda: "core.turn" not in names(b))
+        has.say(drop=True)
+        first, second = (each for each in runs.wait() if "," in each["hosts"])
+    assert first["ended"] <= second["begun"]
+
+
 def test_a_run_of_two_hosts_has_both_until_nothing_of_it_lives_there(lab: SshHosts) -> None:
     a, b, _ = lab.all
-    runs = queue(lab, [a, b], ["open"], slots=1, nodes=2)
+    runs = queue(lab, [a, b], ["open"], slots=1, nodes=[2])
     runs.start()
     until(lambda: runs.told(0))
     kill(runs.pool)
     rank = "LAUNCHER_RUN_ID=run-0 setsid sleep 600 >/dev/null 2>&1 &"
     assert lab.ssh("hostb", rank).returncode == 0
+    one, _ = (pid for pid, words in b.processes().items() if "/ssh/keep.py" in words)
+    kill(one)
     with Holder(a) as first, Holder(b) as second:
         assert first.ask() == {"ahead": 0, "ask": 1}
         assert second.ask() == {"ahead": 0, "ask": 1}
         kill(supervisor(a))
         first.until_held()
-        until(lambda: not [words for words in a.processes().values() if "keep.py" in words])
         assert "core-0" in names(b)
         second.say(drop=True)
         assert second.ask(2) == {"ahead": 0, "ask": 2}
@@ -227,7 +244,7 @@ def test_a_host_whose_plug_is_pulled_is_left_out_and_taken_up_again(lab: SshHost
 
 def test_the_first_host_of_a_run_is_switched_off(lab: SshHosts) -> None:
     a, b, _ = lab.all
-    runs = queue(lab, [a, b], ["open"], slots=1, nodes=2)
+    runs = queue(lab, [a, b], ["open"], slots=1, nodes=[2])
     runs.start()
     until(lambda: runs.told(0))
     assert names(b) == {"core-0"}
