@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from launcher.report import report
 
 if TYPE_CHECKING:
-    from launcher.api import rerun, runs, submit
+    from launcher.api import rerun, runs, submit, submit_sweep
     from launcher.errors import LaunchError
     from launcher.run import Run
 
-__all__ = ["LaunchError", "Run", "report", "rerun", "runs", "submit"]
+__all__ = ["LaunchError", "Run", "report", "rerun", "runs", "submit", "submit_sweep"]
 
 _WHERE = {
     "LaunchError": "launcher.errors",
@@ -23,6 +23,7 @@ _WHERE = {
     "rerun": "launcher.api",
     "runs": "launcher.api",
     "submit": "launcher.api",
+    "submit_sweep": "launcher.api",
 }
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from launcher.job import Facts, JobSpec, LaunchPlan
     from launcher.record import RecordedRun
     from launcher.snapshot import Snapshot
+    from launcher.store import RunFolder
+    from launcher.sweep.launched import LaunchedSweep
+    from launcher.sweep.store import SweepFolder
     from launcher.sweep.submit import Sweep
 
 
@@ -99,6 +102,22 @@ def submit(*overrides: str, config_dir: str | None = None, **values: Any) -> Run
     return prepare(request).submit(_say)
 
 
+def submit_sweep(*overrides: str, config_dir: str | None = None, **values: Any) -> LaunchedSweep:
+    """Queue what ``launcher -m`` would of the same words, and return the sweep, without waiting.
+
+    ``submit_sweep("script_params.lr=0.1,0.01", entry_script="train.py")``; arguments and errors
+    are those of ``submit``.
+    """
+    from launcher.app import Request  # noqa: PLC0415
+    from launcher.sweep import launched, submit  # noqa: PLC0415
+
+    request = Request(overrides=overrides, values=values, config_dir=config_dir)
+    done = submit.submit(prepare_sweep(request), _say)
+    if done.room.beyond:
+        raise done.room.error(done.folder.id)
+    return launched.LaunchedSweep(done.folder)
+
+
 def repeat(text: str, request: Request, runs_dir: str | None = None) -> Prepared:
     """Return the repetition of a recorded run: its source and configuration, ``request`` on top.
 
@@ -144,18 +163,56 @@ def _yaml(recorded: RecordedRun, name: str) -> Any:
 
 def _recorded(text: str, runs_dir: str | None) -> RecordedRun:
     """Return a recorded run; one whose folder is gone is found by its commit."""
-    from launcher import git, record  # noqa: PLC0415
+    from launcher import record  # noqa: PLC0415
 
     try:
         folder = store(runs_dir).find(text)
         return record.read_run(folder.record().git_dir, folder.id)
     except StoreError:
-        # In the repository of the current folder, or in the launcher's own.
-        for git_dir in {git.find(os.getcwd()).git_dir, git.own_store()}:
-            ids = record.find(git_dir, text) if os.path.isdir(git_dir) else []
-            if len(ids) == 1:
-                return record.read_run(git_dir, ids[0])
-        raise
+        found = _in_commits(text)
+        if found is None:
+            raise
+        return found
+
+
+def _in_commits(text: str) -> RecordedRun | None:
+    """Return the run that only a commit tells of, here or in the launcher's own store."""
+    from launcher import git, record  # noqa: PLC0415
+
+    for git_dir in {git.find(os.getcwd()).git_dir, git.own_store()}:
+        ids = record.find(git_dir, text) if os.path.isdir(git_dir) else []
+        if len(ids) == 1:
+            return record.read_run(git_dir, ids[0])
+    return None
+
+
+def find(there: Store, text: str) -> RunFolder | SweepFolder:
+    """Return the run or the sweep that an id or a prefix of it names; @last is a run."""
+    from launcher.sweep.status import named  # noqa: PLC0415
+
+    try:
+        return named(there, text)
+    except StoreError as error:
+        return _adopted(there, text, error)
+
+
+def find_run(there: Store, text: str) -> RunFolder:
+    """Return the run that an id, a unique prefix of one, or @last names."""
+    try:
+        return there.find(text)
+    except StoreError as error:
+        return _adopted(there, text, error)
+
+
+def _adopted(there: Store, text: str, error: StoreError) -> RunFolder:
+    """Return the run that only a commit tells of, as in another clone; else raise ``error``."""
+    known = text == "@last" or any(each.startswith(text) for each in there.ids())
+    recorded = None if known else _in_commits(text)
+    if recorded is None:
+        raise error
+    from launcher.adopt import adopt  # noqa: PLC0415 - seldom
+
+    return adopt(there, recorded)
 
 
 def rerun(run: str, *overrides: str, runs_dir: str | None = None, **values: Any) -> Run:

@@ -216,14 +216,17 @@ def _unknown_key(key: str, value: str, request: Request) -> ConfigError:
     parent, _, last = key.rpartition(".")
     here = OmegaConf.select(config, parent) if parent else config
     beside = list(map(str, here if isinstance(here, DictConfig) else config))
-    known = {name: title for name, title in titles() if name.rpartition(".")[2] == last}
+    names = [name for name, *_ in rows()]
+    known = [name for name in names if "." in name and name.rpartition(".")[2] == last]
+    known += [f"sweep.{key}" for name in names if key.startswith(f"{name.partition('.')[2]}.")]
     owner = next(
         (title for name, title in titles() if key == name or key.startswith(f"{name}.")), ""
     )
     if owner:
         hint = f"It belongs to {owner.partition(' ')[0]}. "
     elif known:
-        hint = f"Did you mean '{next(iter(known))}'? "
+        hint = f"Did you mean '{known[0]}'? "
+        hint += "" if parent else f"A parameter of your script is script_params.{key}. "
     elif parent and not isinstance(here, DictConfig):
         hint = nearest(parent, map(str, config))
     else:

@@ -79,11 +79,17 @@ class Attempt:
     def claims(self) -> bool:
         """Return whether the run is this job's; a job that is not the first cancels itself.
 
-        There are two where an sbatch that seemed to fail had queued one after all.
+        There are two where an sbatch that seemed to fail had queued one after all, or where the
+        connection to a host broke while it was asked to start one.
         """
+        path = self.folder.file("job")
+        if self.record.hosts is not None:
+            with contextlib.suppress(FileExistsError):
+                open(path, "x", encoding="utf-8").close()
+                return True
+            return False
         if self.allocation is None:
             return True
-        path = self.folder.file("job")
         try:
             with open(path, "x", encoding="utf-8") as file:
                 file.write(self.allocation.job_id)
@@ -104,7 +110,8 @@ class Attempt:
 
     def environment(self) -> dict[str, str]:
         """Return what the ranks are told of this attempt."""
-        return {"LAUNCHER_RESTART_COUNT": str(self.restart)}
+        ranks = {"MASTER_PORT": _free_port()} if self.record.dist == "mpi" else {}
+        return {"LAUNCHER_RESTART_COUNT": str(self.restart), **ranks}
 
     def refused(self) -> Ending | None:
         """Return why this attempt must not start: cancelled, or as many as the run may have."""
@@ -149,6 +156,13 @@ class Attempt:
         """Return the ending of a run that takes too long."""
         reason = "the time limit was reached"
         return Ending(state=RunState.TIMED_OUT.value, why=_TIME_LIMIT, reason=reason)
+
+    def lost(self, rank: dict[str, Any]) -> Ending:
+        """Return the ending of a run one of whose nodes is silent."""
+        known = self.record.hosts.hosts if self.record.hosts else ()
+        host = next((each.name for each in known if each.hostname == rank["host"]), rank["host"])
+        reason = f"{host} no longer answers, where rank {rank['rank']} ran"
+        return Ending(state=RunState.FAILED.value, why="lost", reason=reason)
 
     def why(self) -> Ending:
         """Return what a SIGTERM means: someone cancels the run, or what the scheduler says."""
@@ -235,6 +249,15 @@ class Attempt:
         stays = ending is not None and ending.why in _LOST_PLACE
         if self.allocation and (state is RunState.CANCELLED or stays):
             self.allocation.cancel()
+
+
+def _free_port() -> str:
+    """Return a TCP port that is free on this machine now."""
+    import socket  # noqa: PLC0415 - several ranks only
+
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return str(probe.getsockname()[1])
 
 
 def _newest(folder: str) -> float:

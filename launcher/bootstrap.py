@@ -233,14 +233,18 @@ def _beside(name: str) -> ModuleType:
 
 
 def _staged(spec: dict[str, Any]) -> Any:
-    """Enter the node's own copy of the code and return its Stage; None where there is none."""
-    if spec.get("stage") != "scratch":
+    """Enter the node's own copy of the code and return what made it; None where there is none."""
+    kind = spec.get("stage")
+    if kind not in ("scratch", "objects"):
         return None
-    stage = _beside("stage").Stage(os.environ)
     try:
+        if kind == "scratch":
+            stage = _beside("stage").Stage(os.environ)
+        else:
+            stage = _beside("objects").Code(os.environ["LAUNCHER_RUN_DIR"])
         stage.enter()
     except OSError as error:
-        raise Refusal(f"compute.stage=scratch: {error}") from error
+        raise Refusal(f"the code cannot be put on this node's own disk: {error}") from error
     os.chdir(stage.path)
     os.environ["PWD"] = stage.path
     return stage

@@ -20,6 +20,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from launcher.guard import keep_alive
 from launcher.store import write_atomically
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 _LOOPBACK = "127.0.0.1"
 _LONGEST = 1 << 16  # a record is far shorter
 _HELLO_S = 10.0  # for a new connection to say the token
-_QUIET_S = 60  # after which the kernel asks whether the other end still lives
+_LOST_S = 5.0  # since a line broke off, until its rank counts as lost
 _BACKLOG = 4096  # ranks that may come at once
 
 
@@ -52,9 +53,17 @@ class _Guard:
 class Control:
     """Hears of the ranks of one run, and tells them signals. Any thread may call it."""
 
-    def __init__(self, folder: RunFolder, *, several_nodes: bool) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        several_nodes: bool,
+        addresses: tuple[str, ...] = (),
+        silence_s: int = 0,
+    ) -> None:
         """Listen, on every interface if ``several_nodes``; OSError when there is no port to be had.
 
+        ``addresses``: of this node, beside its names. ``silence_s``: that end a line; 0: for good.
         Records that lie in ``ranks/`` already count: forget those of an earlier attempt first.
         """
         self._folder = folder
@@ -66,9 +75,10 @@ class Control:
         self._missed: set[int] = set()  # records that could not be written
         self._told: list[int] = []
         self._released = False
+        self._silence_s = silence_s
         self._end: float | None = None  # when to wait no longer for what is still to come
         # A node's name for itself may be unknown to the others, or Slurm's name to the resolver.
-        names = (os.environ.get("SLURMD_NODENAME", ""), os.uname().nodename)
+        names = (*addresses, os.environ.get("SLURMD_NODENAME", ""), os.uname().nodename)
         self._hosts = ",".join(filter(None, dict.fromkeys(names))) if several_nodes else _LOOPBACK
         address = ("" if several_nodes else _LOOPBACK, 0)
         self._server = socket.create_server(address, backlog=_BACKLOG)
@@ -83,7 +93,8 @@ class Control:
     @property
     def variable(self) -> str:
         """Return the value of LAUNCHER_CONTROL for the ranks. Not for argv: the token is secret."""
-        return f"{self._port}:{self._token}"
+        silence = f":{self._silence_s}" if self._silence_s else ""
+        return f"{self._port}:{self._token}{silence}"
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which guards find this line."""
@@ -123,8 +134,15 @@ class Control:
                 if kind == "json" and rank.isdigit() and int(rank) not in heard:
                     path = self._folder.file("ranks", name)
                     with contextlib.suppress(OSError, ValueError), open(path, "rb") as file:
-                        found[int(rank)] = json.load(file)
+                        found[int(rank)] = {**found.get(int(rank), {}), **json.load(file)}
         return [dict(found[rank]) for rank in sorted(found)]
+
+    def lost(self) -> dict[str, Any]:
+        """Return the record of a rank whose line broke off before its end was told; {} if none."""
+        with self._lock:
+            before = time.time() - _LOST_S
+            lost = (each for each in self._ranks.values() if each.get("gone", before) < before)
+            return dict(next(lost, {}))
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Release all, hear what is still on its way, and end the lines."""
@@ -200,8 +218,7 @@ class Control:
             return
         line.setblocking(False)
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _QUIET_S)
+        keep_alive(line, self._silence_s)
         guard = _Guard(line)
         with self._lock:
             self._guards.add(guard)
@@ -211,6 +228,8 @@ class Control:
         self._selector.unregister(guard.line)
         with self._lock:
             self._guards.discard(guard)
+            if self._silence_s and guard.rank >= 0 and not guard.ended:
+                self._ranks[guard.rank]["gone"] = time.time()
             guard.line.close()
 
     def _hear(self, guard: _Guard) -> None:

@@ -12,7 +12,8 @@ import time
 from typing import TYPE_CHECKING
 
 from launcher.job import RunState
-from launcher.observe import observe
+from launcher.observe import observe, read
+from launcher.scheduler import scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +112,8 @@ def follow(tail: Tail, write: Callable[[bytes], object], say: Callable[[str], ob
     ``say`` gets why the run waits, as long as it does.
     """
     waiting = Waiting(say)
+    run = read(tail.folder)
+    keeper = scheduler(run.record.compute)
     begun = last = time.monotonic()
     look = 0.0
     while True:
@@ -119,6 +122,7 @@ def follow(tail: Tail, write: Callable[[bytes], object], say: Callable[[str], ob
         if status is not None:
             look = now + min((now - begun) / 50, _LOOK_S)
             waiting.look(status)
+        keeper.refresh([run])
         data = tail.read()
         if data:
             write(data)

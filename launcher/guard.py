@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_LOST = 4096  # bytes of a log that a full disk did not take, to be told over the line
+_LOST = 4096  # bytes of a log that are told over the line
 _CONNECT_S = 30.0  # tried for so long, if the rank lives so long
 _ATTEMPT_S = 5.0
 _ANSWER_S = 10.0  # what a supervisor may take to answer that it knows of the end
@@ -44,7 +44,7 @@ class Relay:
 
     def __init__(self, source: int, log: int, secrets: list[bytes]) -> None:
         self.source, self.log, self.secrets, self.held = source, log, secrets, b""
-        self.lost = b""  # the end of what a full disk did not take
+        self.last = self.lost = b""  # the end of all, and of what a full disk did not take
 
     def run(self) -> None:
         """Copy until the pipe ends."""
@@ -64,6 +64,7 @@ class Relay:
         self._keep(held)
 
     def _keep(self, data: bytes) -> None:
+        self.last = (self.last + data)[-_LOST:]
         self.lost = (self.lost + _write(self.log, data))[-_LOST:]
 
 
@@ -82,14 +83,11 @@ def _write(file: int, data: bytes) -> bytes:
 
 
 class Line:
-    """The line to the supervisor at ``address``: "PORT:TOKEN", on the first of ``hosts`` to answer.
-
-    ``heed`` is called with each number of a signal that comes, in a thread of the line's own.
-    """
+    """The line to the supervisor: PORT:TOKEN, or PORT:TOKEN:S where S seconds of silence end it."""
 
     def __init__(self, address: str, hosts: list[str], heed: Callable[[int], None]) -> None:
-        port, _, token = address.partition(":")
-        self.port, self.hosts, self.heed = int(port), hosts, heed
+        port, token, silence_s = f"{address}:0".split(":")[:3]
+        self.port, self.hosts, self.heed, self.silence_s = int(port), hosts, heed, int(silence_s)
         self.waiting = token.encode() + b"\n"
         self.socket: socket.socket | None = None
         self.lock = threading.Lock()
@@ -123,8 +121,7 @@ class Line:
                 with contextlib.suppress(OSError):
                     line = socket.create_connection((host, self.port), timeout=_ATTEMPT_S)
                     line.settimeout(None)
-                    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _QUIET_S)
+                    keep_alive(line, self.silence_s)
                     return line
             if self.hurry.wait(pause) or time.monotonic() > end:
                 raise TimeoutError
@@ -142,6 +139,18 @@ class Line:
         if self.socket is not None:
             data, self.waiting = self.waiting, b""
             self.socket.sendall(data)
+
+
+def keep_alive(line: socket.socket, silence_s: int) -> None:
+    """Have the kernel end a line whose other end is silent, after ``silence_s`` where given."""
+    import socket  # noqa: PLC0415
+
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, silence_s // 2 or _QUIET_S)
+    if silence_s:
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, silence_s // 6 or 1)
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * silence_s)
 
 
 class Guard:
@@ -169,7 +178,8 @@ class Guard:
         address = os.environ.get("LAUNCHER_CONTROL")
         self.line = Line(address, [each for each in hosts if each], self._heed) if address else None
         if self.line:
-            threading.Thread(target=self._listen, daemon=True).start()
+            self.listening = threading.Thread(target=self._listen, daemon=True)
+            self.listening.start()
 
     def keep(self, source: int, refusal: int, secrets: list[str]) -> int:
         """Wait for the rank; return the exit status to leave with.
@@ -199,6 +209,8 @@ class Guard:
         if relay.lost:
             self.entry["lost"] = relay.lost.decode("utf-8", "replace")
         self.entry |= {"status": code} if code >= 0 else {"signal": -code}
+        if code:  # who judges may be on another machine
+            self.entry["last"] = relay.last.decode("utf-8", "replace")
         self._leave()
         return code if code >= 0 else 128 - code
 
@@ -213,6 +225,11 @@ class Guard:
         self.line.run()
         if not self.line.released:
             self._file()
+            if self.line.silence_s and self.line.socket is not None and self.pid:
+                # Its supervisor's host is lost: nobody else ends the rank, and mpirun's daemon.
+                self._heed(signal.SIGTERM)
+                time.sleep(_ANSWER_S)
+                os.kill(os.getppid(), signal.SIGKILL)  # and so us, and the rank
 
     def _tell(self) -> bool:
         """Send the record, or write it; return whether it was sent."""
@@ -234,6 +251,8 @@ class Guard:
             pass
         if not self.line.released:
             self._file()
+            if self.line.silence_s and self.line.socket is not None:
+                self.listening.join()  # it ends us all
 
     def _file(self) -> None:
         path = os.path.join(self.folder, "ranks", f"{self.entry['rank']}.json")

@@ -6,12 +6,13 @@ All frozen, all JSON, nothing of OmegaConf inside: what a test writes down is wh
 from __future__ import annotations
 
 import enum
-import functools
 import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from launcher.cluster import Cluster, cluster_text
 from launcher.errors import StateError
+from launcher.hosts import Hosts
 
 if TYPE_CHECKING:
     from launcher.compute import Compute
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from launcher.environment import Environment
     from launcher.environment.locate import Prefix
 
-RUN_SCHEMA = 1
-LINK = 0o120000
+RUN_SCHEMA, LINK = 1, 0o120000
 
 
 class RunState(enum.Enum):
@@ -59,6 +59,15 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Application:
+    """What a job has, beside all that others have, that a Hydra application launched itself."""
+
+    outputs: str  # the folder that Hydra gives it, which outputs/ leads to; "": on another machine
+    composed: str  # its configuration as it was composed, as JSON: what a rank is to compose too
+    identity: str  # of that configuration, in place of the words that composed it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """One fully resolved job: nothing is left to look up."""
 
@@ -80,56 +89,12 @@ class JobSpec:
     config: dict[str, Any]  # the resolved configuration, secrets left out
     rerun_of: str = ""  # the run that this one repeats
     hydra: bool = False  # the script is a Hydra application
-    outputs: str = ""  # a folder that the run's outputs/ leads to; "": it is one itself
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeGroup:
-    """Nodes of one partition that are alike, as sinfo lists them. ``mem_mb`` is MiB a node."""
-
-    partition: str
-    default: bool  # the partition is the cluster's default
-    up: bool  # the partition takes jobs
-    nodes: int
-    cpus: int  # of a node
-    mem_mb: int
-    gpus: int
-    features: tuple[str, ...] = ()
-    max_time_s: int | None = None  # None: no limit
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    """What a Slurm cluster says that it has; None: it was not asked, or does not tell."""
-
-    version: str
-    mpi: tuple[str, ...]  # the plugins that `srun --mpi=list` names
-    groups: tuple[NodeGroup, ...] = ()
-    names: tuple[str, ...] | None = None  # of its nodes
-    accounts: tuple[str, ...] | None = None  # of the user
-    qos: tuple[str, ...] | None = None  # of the user
-    reservations: tuple[str, ...] | None = None
-    max_array: int | None = None  # tasks of a job array, at most; asked for sweeps
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Cluster:
-        """Return the cluster that ``dataclasses.asdict`` gave; raise KeyError or TypeError."""
-        groups = [NodeGroup(**_tuples(each)) for each in values["groups"]]
-        return cls(**{**_tuples(values), "groups": tuple(groups)})
+    application: Application | None = None  # where it launched this job itself
 
 
 def _lines(values: dict[str, Any]) -> str:
     """Return ``values`` as JSON, a line a value; to indent it takes ten times as long."""
     return json.dumps(values, separators=(",\n", ": ")) + "\n"
-
-
-@functools.lru_cache(maxsize=16)
-def _cluster_text(cluster: Cluster | None) -> str:
-    return json.dumps(None if cluster is None else asdict(cluster))
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(each) if isinstance(each, list) else each for key, each in values.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,14 +112,14 @@ class Facts:
     prefix: Prefix  # the interpreter, mpirun and libraries that the job will use
     gpus: int = 0  # NVIDIA's, as devices of this machine
     slurm: Cluster | None = None  # None: there is no Slurm here
+    # Of compute=ssh. What is said above of interpreters, folders, cores, GPUs and the user's number
+    # is then as it is there.
+    hosts: Hosts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedFile:
-    """A file of the run's folder: its path there, its text and its mode.
-
-    As in git, the mode LINK makes it a symbolic link, here to a folder; the text is where to.
-    """
+    """A file of the run's folder; the mode LINK makes it, as in git, a link to where text says."""
 
     path: str
     text: str
@@ -231,9 +196,11 @@ class RunRecord:
     signature: str = ""  # of a sweep's point: the content of what decides its outcome
     max_restarts: int = 0
     signal_s: int = 0  # how long before its end the ranks are sent SIGUSR1; 0: not at all
+    silence_s: int = 0  # after which a node counts as lost; 0: its scheduler says
     late: bool = False  # the environment is built inside the job
     config: dict[str, Any] = field(default_factory=dict)  # resolved, without secrets
     cluster: Cluster | None = None  # what it was queued on had, then
+    hosts: Hosts | None = None  # of compute=ssh: where it is
     schema: int = field(default=RUN_SCHEMA)
 
     @property
@@ -245,7 +212,14 @@ class RunRecord:
         """Return the text of ``run.json``."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         del values["cluster"]  # the same for many runs
-        return f'{_lines(values)[:-2]},\n"cluster": {_cluster_text(self.cluster)}}}\n'
+        values["hosts"] = None if self.hosts is None else asdict(self.hosts)
+        return f'{_lines(values)[:-2]},\n"cluster": {cluster_text(self.cluster)}}}\n'
+
+    @staticmethod
+    def committed(text: str, commit: str) -> str:
+        """Return ``text``, which ``to_json`` gave before there was a commit, with that commit."""
+        # No text within JSON holds a line break.
+        return text.replace('\n"commit": "",\n', f'\n"commit": "{commit}",\n', 1)
 
     @classmethod
     def from_json(cls, text: str) -> RunRecord:
@@ -261,6 +235,8 @@ class RunRecord:
                 values[name] = tuple(values[name])
             if values.get("cluster") is not None:
                 values["cluster"] = Cluster.from_json(values["cluster"])
+            if values.get("hosts") is not None:
+                values["hosts"] = Hosts.from_json(values["hosts"])
             return cls(**values)
         except (ValueError, TypeError, KeyError) as error:
             raise StateError(f"run.json cannot be read ({error}): {text[:200]!r}") from error

@@ -20,6 +20,8 @@ from launcher.sweep.store import Groups, link_log
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from launcher.job import RunRecord
+
 # Between the submitting process's end and the supervisor's first word.
 _HANDOVER_S = 10.0
 
@@ -84,7 +86,9 @@ class Looks:
         size = 0
         with contextlib.suppress(FileNotFoundError):
             size = os.stat(folder.file("events.jsonl")).st_size
-        before, run = self._read.get(run_id, (-1, None))
+        before, run = self._read.pop(run_id, (-1, None))
+        if not size and before > 0:
+            return  # its submit was interrupted, and it is taken away
         if run is None:
             run = Open(folder=folder, record=folder.record(), events=folder.events())
         elif size != before:
@@ -129,8 +133,9 @@ def _status_of_open(runs: list[Open]) -> list[RunStatus]:
 
 
 def _judge(run: Open, view: View) -> RunStatus:
+    run = read(run.folder) if view.brought else run
     state = RunState(run.last["state"])
-    if view.holds is not False:
+    if view.holds is not False and not state.final:
         last = {**run.last, "reason": view.reason, "state": (view.state or state).value}
         return _explained(run, _status(run, last, view.details or {}))
     # It may have ended, and said so, between our two looks: its word counts.
@@ -204,9 +209,13 @@ def _status(run: Open, last: dict[str, Any], details: dict[str, Any]) -> RunStat
         failed=last.get("failed", {}),
         metrics=run.folder.last_metrics() if metrics is None else metrics,
         job_id=str(run.told("job_id") or ""),
-        nodes=tuple(details.get("nodes") or run.told("nodes") or ()),
+        nodes=tuple(details.get("nodes") or run.told("nodes") or _hosts(record)),
         restarts=int(run.told("restart") or 0),
     )
+
+
+def _hosts(record: RunRecord) -> list[str]:
+    return [each.name for each in record.hosts.hosts] if record.hosts else []
 
 
 def _started(run: Open) -> float | None:

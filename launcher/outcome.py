@@ -6,6 +6,7 @@ Who ends a run calls this: its supervisor, or whoever finds that the scheduler e
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import time
@@ -38,10 +39,14 @@ def judge(
     if stopped:
         outcome["exit_status"] = outcome["exit_status"] if failed or not ranks else 0
         return {**outcome, "state": stopped}
+    if status == 0 or any("gone" in rank for rank in ranks):
+        failed = failed or _silent(ranks)
     if status == 0 and ranks and not failed:
         return {**outcome, "state": RunState.SUCCEEDED.value}
     logs = [f"rank-{failed['rank']}.log"] if failed else ["launch.log", "rank-0.log"]
     last = [line for name in logs for line in last_lines(folder.file("logs", name))]
+    told = failed.pop("last", "").splitlines()  # by its guard
+    last = last or told[-20:]
     reason = _reason(failed, status, several=len(ranks) > 1)
     last += failed.get("lost", "").splitlines()
     failed = {**failed, "last_lines": last}
@@ -53,6 +58,17 @@ def _first_to_fail(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     # A rank that was sent a signal followed another one, which mpirun had seen fail.
     ended.sort(key=lambda rank: (bool(rank.get("signals")), rank.get("ended", 0)))
     return dict(ended[0]) if ended else {}
+
+
+def _silent(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the first rank that went without a word of its end; mpirun may yet end well.
+
+    One of another node comes before those that mpirun killed here for its sake.
+    """
+    silent = [rank for rank in ranks if "ended" not in rank]
+    here = os.uname().nodename
+    silent.sort(key=lambda rank: (rank["host"] == here, float(rank.get("gone", 0))))
+    return dict(silent[0]) if silent else {}
 
 
 def _cut_off(folder: RunFolder, ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -78,6 +94,8 @@ def _reason(failed: dict[str, Any], status: int, *, several: bool) -> str:
         )
     if "reason" in failed:
         return str(failed["reason"])
+    if "status" not in failed and "signal" not in failed:
+        return f"rank {failed['rank']} on {failed['host']} went without a word"
     number = failed.get("signal", 0)
     how = signal_name(number) if number else f"exit status {failed['status']}"
     who = f"rank {failed['rank']} on {failed['host']} failed first"
@@ -115,13 +133,18 @@ def explained(folder: RunFolder, record: RunRecord, outcome: dict[str, Any]) -> 
             failed=failed,
             exit_status=outcome.get("exit_status"),
             restarts=outcome.get("restart", 0),
-            last_lines=(*last_lines(folder.file("logs", log), 200), *told),
+            last_lines=(*_last(folder.file("logs", log), failed), *told),
             launch_lines=tuple(launch),
             reason=outcome.get("reason", ""),
             cluster=record.cluster,
         )
     )
     return {**outcome, "reason": found.sentence, "advice": found.override}
+
+
+def _last(log: str, failed: dict[str, Any]) -> list[str]:
+    """Return the last lines of the failed rank; what its guard told where its log is not here."""
+    return last_lines(log, 200) or failed.get("last_lines", [])
 
 
 def conclude(
@@ -145,14 +168,20 @@ def conclude(
     ended = time.time()
     if not _told(folder, state, outcome, ended) and not insist:
         return state
-    values = {**outcome, "started": started, "ended": ended}
+    record_told(folder, record, {**outcome, "started": started, "ended": ended}, commit)
+    return state
+
+
+def record_told(
+    folder: RunFolder, record: RunRecord, values: dict[str, Any], commit: Callable[..., object]
+) -> None:
+    """Commit an outcome that the run's last event tells."""
     try:
         text = _message(record, values)
         commit(record.git_dir, folder.id, values, text, _late_files(folder, record))
     except Exception as error:  # noqa: BLE001 - the run's folder still holds the outcome
         with contextlib.suppress(OSError), open(folder.file("logs", "launch.log"), "ab") as log:
             log.write(f"launcher: the outcome was not committed: {error}\n".encode())
-    return state
 
 
 def _told(folder: RunFolder, state: RunState, outcome: dict[str, Any], ended: float) -> bool:

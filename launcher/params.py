@@ -60,14 +60,13 @@ def hydra_arguments(params: Mapping[str, Any], prefix: str = "") -> Iterator[str
 def override_arguments(params: Mapping[str, Any]) -> Iterator[str]:
     """Yield overrides whose texts are what a person types: ``lr=0.1``, ``+x=[1,2]``, ``~y``.
 
-    A key that begins with '--' is an option of Hydra's and a word of its own; ``~y: null`` has no
-    value.
+    ``~y: null`` has no value; the key '' has words that are none: options, and what else there is.
     """
     for key, value in params.items():
         if isinstance(value, Mapping):
             yield from override_arguments({f"{key}.{name}": each for name, each in value.items()})
-        elif key.startswith("--"):
-            yield from (key, text(value))
+        elif not key:
+            yield from map(text, value)
         elif key.startswith("~") and value is None:
             yield key
         else:

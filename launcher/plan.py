@@ -32,7 +32,8 @@ _OWN = {
     "LAUNCHER_CONTROL": ShellExpr('"${LAUNCHER_CONTROL:-}"'),
     "LAUNCHER_CONTROL_HOST": ShellExpr('"${LAUNCHER_CONTROL_HOST:-}"'),
 }
-_SUPPORT = ("bootstrap.py", "guard.py", "stage.py")
+_SUPPORT = {"bootstrap.py": "bootstrap.py", "guard.py": "guard.py", "stage.py": "stage.py"}
+_BY_CONTENT = {"objects.py": "ssh/objects.py"}  # where each host makes the code by itself
 # Where a Hydra application's own configuration says hydra/launcher=training, it is composed so in
 # each rank too. Path -> source.
 _PLUGIN = "hydra_plugins/training_launcher/__init__.py"
@@ -53,12 +54,13 @@ def plan(job: JobSpec, facts: Facts, run_id: str, *, alone: bool = True) -> Laun
     check(job)
     job.compute.refuse(job, facts)
     run_dir = f"{job.runs_dir}/{run_id}"
+    support = _SUPPORT | (_BY_CONTENT if job.compute.stage == "objects" else {})
     files = (
         PlannedFile(path="launch.sh", text=script(job, facts), mode=0o755),
         *own_files(job),
         *(job.compute.files(job, facts, run_dir) if alone else ()),
         *((PlannedFile(path="build.json", text=_build(job, facts)),) if late(job, facts) else ()),
-        *(_copy(f"support/{name}", name) for name in _SUPPORT),
+        *(_copy(f"support/{name}", source) for name, source in support.items()),
         *(_copy(f"support/lib/{path}", source) for path, source in _imports(job)),
     )
     return LaunchPlan(
@@ -76,8 +78,12 @@ def plan(job: JobSpec, facts: Facts, run_id: str, *, alone: bool = True) -> Laun
 
 def own_files(job: JobSpec) -> tuple[PlannedFile, ...]:
     """Return the files that two runs may differ in that differ in their scripts' arguments only."""
-    outputs = PlannedFile(path="outputs", text=job.outputs, mode=LINK)
-    return (PlannedFile(path="ranks.json", text=ranks(job)), *((outputs,) if job.outputs else ()))
+    files = [PlannedFile(path="ranks.json", text=ranks(job))]
+    if job.application is not None:
+        files.append(PlannedFile(path="application.json", text=job.application.composed))
+        if job.application.outputs:
+            files.append(PlannedFile(path="outputs", text=job.application.outputs, mode=LINK))
+    return tuple(files)
 
 
 def _imports(job: JobSpec) -> tuple[tuple[str, str], ...]:
@@ -99,7 +105,8 @@ def check(job: JobSpec) -> None:
 
 def late(job: JobSpec, facts: Facts) -> bool:
     """Return whether the environment is built inside the job."""
-    return job.environment.build_on == "job" and not facts.prefix.ready
+    built = facts.prefix.ready or facts.hosts is not None  # hosts build it before a job is there
+    return job.environment.build_on == "job" and not built
 
 
 def _build(job: JobSpec, facts: Facts) -> str:
@@ -148,6 +155,9 @@ def _header() -> tuple[str, ...]:
 
 def _code(job: JobSpec, facts: Facts) -> tuple[str, ...]:
     """Return the lines that check the recorded source out, once, into the run's own folder."""
+    if job.compute.stage == "objects":
+        folders = " ".join(_FOLDERS)
+        return ("# the code: the first rank of each host makes it", f"mkdir -p {folders}")
     ref = '"refs/launcher/runs/${LAUNCHER_RUN_DIR##*/}:"'
     git = ("git", "-c", "core.hooksPath=/dev/null", "-c", "core.sparseCheckout=false")
     there = ("--git-dir", facts.git_dir)

@@ -15,9 +15,13 @@ from launcher.job import Facts
 from launcher.processes import this_process
 
 if TYPE_CHECKING:
+    from launcher.cluster import Cluster
     from launcher.git import Place
-    from launcher.job import Cluster, JobSpec
+    from launcher.job import JobSpec
     from launcher.snapshot import Snapshot
+
+
+_NO_PROJECTS = ("/", "/tmp", "/home", os.path.expanduser("~"))  # noqa: S108
 
 
 def source_of(job: JobSpec) -> Place:
@@ -29,10 +33,14 @@ def source_of(job: JobSpec) -> Place:
 def probe(job: JobSpec, source: Place | Snapshot, *, arrays: bool = False) -> Facts:
     """Return what this machine has that ``job`` needs to be planned. Nothing is written.
 
-    ``arrays``: how large a job array may be, too. ConfigError when something that the job names is
-    not there.
+    Of compute=ssh, what its hosts have: on these the launcher's own code is written. ``arrays``:
+    how large a job array may be, too. ConfigError when something that the job names is not there.
     """
     _check_data(job)
+    if job.compute.kind == "ssh":
+        from launcher.ssh import look  # noqa: PLC0415 - other computes need it not
+
+        return look.facts(job, source)
     return Facts(
         user=process.user(),
         uid=os.getuid(),
@@ -54,6 +62,12 @@ def _check_source(job: JobSpec) -> None:
         raise ConfigError(
             f"source_directory={source}: no such folder",
             hint=f"It is read from the current folder, {Path.cwd()}.",
+        )
+    if str(source) in _NO_PROJECTS:
+        raise ConfigError(
+            f"source_directory={source}: a run takes a snapshot of all that is there, which is "
+            "more than a project",
+            hint="Launch from the project's own folder, or name it: source_directory=...",
         )
     if job.entry[0] == "-m" or (source / job.entry[0]).is_file():
         return

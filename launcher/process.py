@@ -56,15 +56,16 @@ def run(
     program, 126 when it cannot be run, 124 when it was killed after ``timeout_s``.
     """
     try:
-        done = subprocess.run(
-            list(argv),
-            cwd=cwd,
-            env=None if env is None else {**os.environ, **env},
-            input=stdin.encode("utf-8", "surrogateescape"),
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        with _input(stdin) as given:
+            done = subprocess.run(
+                list(argv),
+                cwd=cwd,
+                env=None if env is None else {**os.environ, **env},
+                stdin=given,
+                capture_output=True,
+                timeout=timeout_s,
+                check=False,
+            )
     except FileNotFoundError as error:
         return Completed(argv=tuple(argv), status=127, stdout="", stderr=str(error))
     except OSError as error:
@@ -78,6 +79,16 @@ def run(
         stdout=_decode(done.stdout),
         stderr=_decode(done.stderr),
     )
+
+
+def _input(text: str) -> IO[bytes]:
+    """Return an open file that holds ``text``, in memory: a pipe takes it a page at a time."""
+    if not text:
+        return open(os.devnull, "rb")
+    file = open(os.memfd_create("input"), "w+b")  # noqa: SIM115 - returned
+    file.write(text.encode("utf-8", "surrogateescape"))
+    file.seek(0)
+    return file
 
 
 def run_logged(

@@ -33,17 +33,23 @@ _OUTCOME = "outcome.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunRecordInput:
-    """One run to be recorded. ``files``: a path below ``.launcher`` -> its text.
+class RunSource:
+    """The source of a run that is to be recorded.
 
     ``entry``: a file that the snapshot must hold, as a path from its root; '' for none.
     """
 
     run_id: str
     snapshot: Snapshot
+    entry: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecordInput(RunSource):
+    """One run to be recorded. ``files``: a path below ``.launcher`` -> its text."""
+
     message: str
     files: Mapping[str, str] = field(default_factory=dict)
-    entry: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,50 +76,60 @@ def commit_run(run: RunRecordInput) -> str:
 
 
 def commit_runs(git_dir: str, runs: Sequence[RunRecordInput]) -> list[str]:
-    """Return the commits that record ``runs``, in their order; each has a ref of its own.
-
-    SubmitError: an id is no name for a ref or is taken (then nothing is written), a snapshot lies
-    in another repository, or git cannot write.
-    """
-    if not runs:
-        return []
-    refs = [_ref(run.run_id, SubmitError) for run in runs]
-    for run in runs:
-        if run.snapshot.git_dir != git_dir:
-            raise SubmitError(f"the code of run {run.run_id} is not in {git_dir}")
-    _check(git_dir, refs, runs)
-    author, committer = _identities(git_dir)
-    stream, shared = _shared(runs)
-    for mark, (ref, run) in enumerate(zip(refs, runs, strict=True), 1):
-        stream += (f"commit {ref}", f"mark :{mark}", f"author {author}", f"committer {committer}")
-        stream += (
-            _data(run.message),
-            *([f"from {run.snapshot.head}"] if run.snapshot.head else []),
-        )
-        tree = f'M 040000 {run.snapshot.tree} ""'
-        stream += (tree, f"D {_FOLDER}", *_files(run.files, shared))
-        stream.append(f"get-mark :{mark}")
-    done = _import(git_dir, stream)
-    if done.status:
-        raise failure(done, f"cannot record the run in {git_dir}")
-    return done.stdout.split()
+    """Return the commits that record ``runs``, in their order; raise what ``Recorder`` does."""
+    return Recorder(git_dir, runs).commit(runs) if runs else []
 
 
-def _check(git_dir: str, refs: Sequence[str], runs: Sequence[RunRecordInput]) -> None:
+class Recorder:
+    """Records new runs in one repository: what holds for all of them is asked of git once."""
+
+    def __init__(self, git_dir: str, runs: Sequence[RunSource]) -> None:
+        """Check all runs, before any is written.
+
+        SubmitError: an id is no name for a ref or is taken, or a snapshot lies in another
+        repository. ConfigError: an entry script is not in its snapshot.
+        """
+        refs = [_ref(run.run_id, SubmitError) for run in runs]
+        for run in runs:
+            if run.snapshot.git_dir != git_dir:
+                raise SubmitError(f"the code of run {run.run_id} is not in {git_dir}")
+        _check(git_dir, refs, runs)
+        self._git_dir = git_dir
+        self._author, self._committer = _identities(git_dir)
+
+    def commit(self, runs: Sequence[RunRecordInput]) -> list[str]:
+        """Return the commits that record ``runs``, some of those that were checked, by one call.
+
+        SubmitError when git cannot write.
+        """
+        stream, marks = _blobs([run.files for run in runs], len(runs) + 1)
+        for mark, run in enumerate(runs, 1):
+            stream += (f"commit {_REFS}{run.run_id}", f"mark :{mark}")
+            stream += (f"author {self._author}", f"committer {self._committer}", _data(run.message))
+            stream += [f"from {run.snapshot.head}"] if run.snapshot.head else []
+            stream += (f'M 040000 {run.snapshot.tree} ""', f"D {_FOLDER}")
+            stream += _files(run.files, marks)
+        stream += (f"get-mark :{mark}" for mark in range(1, len(runs) + 1))
+        done = _import(self._git_dir, stream)
+        if done.status:
+            raise failure(done, f"cannot record the run in {self._git_dir}")
+        return done.stdout.split()
+
+
+def _check(git_dir: str, refs: Sequence[str], runs: Sequence[RunSource]) -> None:
     """Refuse ids that are taken, and entry scripts that a snapshot does not hold."""
-    entries = [run for run in runs if run.entry]
-    scripts = list(dict.fromkeys(f"{run.snapshot.tree}:{run.entry}" for run in entries))
-    kinds = [kind for kind, _, _ in _objects(git_dir, [*refs, *scripts], SubmitError)]
+    entries = list(dict.fromkeys((run.snapshot.tree, run.entry) for run in runs if run.entry))
+    names = [*refs, *(f"{tree}:{entry}" for tree, entry in entries)]
+    kinds = [kind for kind, _, _ in _objects(git_dir, names, SubmitError)]
     taken = [ref for ref, count in Counter(refs).items() if count > 1]
     taken += [ref for ref, kind in zip(refs, kinds, strict=False) if kind != "missing"]
     if taken:
         hint = "Nothing was recorded. Submit again: each submission gets an id of its own."
         raise SubmitError(f"the run id {taken[0].removeprefix(_REFS)} is taken", hint=hint)
-    there = dict(zip(scripts, kinds[len(refs) :], strict=True))
-    for run in entries:
-        if there[f"{run.snapshot.tree}:{run.entry}"] != "blob":
+    for (_, entry), kind in zip(entries, kinds[len(refs) :], strict=True):
+        if kind != "blob":
             raise ConfigError(
-                f"entry_script={run.entry}: it is not in the snapshot of the source",
+                f"entry_script={entry}: it is not in the snapshot of the source",
                 hint="A line in .gitignore or .launcherignore leaves it out, or the recorded run "
                 "had none.",
             )
@@ -139,8 +155,10 @@ def record_outcome(
         if kind == "blob" and there == text:
             return tip
         author, committer = _identities(git_dir)
-        stream = [f"commit {ref}", "mark :1", f"author {author}", f"committer {committer}"]
-        stream += (_data(message), f"from {tip}", *_files({_OUTCOME: text, **(files or {})}, {}))
+        added = {_OUTCOME: text, **(files or {})}
+        stream, marks = _blobs([added], 2)
+        stream += (f"commit {ref}", "mark :1", f"author {author}", f"committer {committer}")
+        stream += (_data(message), f"from {tip}", *_files(added, marks))
         done = _import(git_dir, [*stream, "get-mark :1"])
         if done.status == 0:
             return done.stdout.strip()
@@ -222,22 +240,21 @@ def _data(text: str) -> str:
     return f"data {len(text.encode('utf-8', 'surrogateescape'))}\n{text}"
 
 
-def _shared(runs: Sequence[RunRecordInput]) -> tuple[list[str], dict[str, int]]:
-    """Return what writes the texts that several runs have, and their marks."""
-    count = Counter(text for run in runs for text in run.files.values())
-    several = [text for text, times in count.items() if times > 1]
-    marks = {text: mark for mark, text in enumerate(several, len(runs) + 1)}
-    stream = [word for text in several for word in ("blob", f"mark :{marks[text]}", _data(text))]
-    return stream, marks
+def _blobs(all_files: Sequence[Mapping[str, str]], first: int) -> tuple[list[str], dict[str, int]]:
+    """Return what writes the texts of files, each once, and their marks, from ``first`` on.
+
+    Texts of one name follow each other: git stores each as what differs from the one before.
+    """
+    names = dict.fromkeys(name for files in all_files for name in files)
+    texts = dict.fromkeys(files[name] for name in names for files in all_files if name in files)
+    marks = {text: mark for mark, text in enumerate(texts, first)}
+    return [f"blob\nmark :{mark}\n{_data(text)}" for text, mark in marks.items()], marks
 
 
-def _files(files: Mapping[str, str], shared: Mapping[str, int]) -> Iterable[str]:
+def _files(files: Mapping[str, str], marks: Mapping[str, int]) -> Iterable[str]:
     for name, text in files.items():
         quoted = name.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-        mark = shared.get(text)
-        yield f'M 100644 {"inline" if mark is None else f":{mark}"} "{_FOLDER}/{quoted}"'
-        if mark is None:
-            yield _data(text)
+        yield f'M 100644 :{marks[text]} "{_FOLDER}/{quoted}"'
 
 
 def _import(git_dir: str, stream: Sequence[str]) -> Completed:
@@ -254,7 +271,8 @@ def _objects(
     git_dir: str, names: Iterable[str], problem: type[LaunchError] = StoreError
 ) -> list[tuple[str, str, str]]:
     """Return the kind, id and text of each object; ('missing', '', '') where there is none."""
-    done = git(("cat-file", "--batch"), git_dir=git_dir, stdin="".join(f"{n}\n" for n in names))
+    asked = "".join(f"{name}\n" for name in names)
+    done = git(("cat-file", "--batch", "--buffer"), git_dir=git_dir, stdin=asked)
     if done.status:
         raise failure(done, f"cannot read {git_dir}", problem)
     rest, found = done.stdout.encode("utf-8", "surrogateescape"), []

@@ -15,6 +15,7 @@ _TITLES = {
     "SshConf": ("compute.", "compute=ssh"),
     "EnvironmentConf": ("environment.", "environment=cpu, environment=gpu (gpus_per_proc: 1)"),
     "MpiConf": ("dist.", "dist=mpi"),
+    "ApplicationConf": ("hydra.launcher.", "hydra/launcher=training, beside the keys of the job"),
 }
 
 
@@ -31,7 +32,8 @@ def sections() -> list[tuple[str, list[tuple[str, str, str, str]]]]:
                 for each in node.body
                 if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
                 # every option's own class stands in its YAML file
-                if each.target.id != "_target_" or node.name == "ComputeConf"
+                if (each.target.id != "_target_" or node.name == "ComputeConf")
+                and each.target.id not in ("defaults", "_recursive_")
             ]
             if rows:
                 found.append((title, rows))

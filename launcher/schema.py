@@ -153,8 +153,14 @@ class SshConf(ComputeConf):
     """Machines that you can ssh to."""
 
     _target_: str = "launcher.compute.ssh.Ssh"
-    hosts: List[str] = field(default_factory=list)  # ssh aliases or user@host:port, in rank order
-    workdir: str = ".launcher"  # folder on each host; relative: to the home there
+    hosts: List[Any] = field(
+        default_factory=list
+    )  # in rank order: alias, user@host:port, {host: ...}
+    ssh_config: Optional[str] = None  # ssh's configuration file; null: your own
+    workdir: str = "~/.launcher"  # folder on each host, the same everywhere
+    python: str = "python3"  # that runs the launcher's part there, 3.10 or newer
+    connect_timeout_s: float = 10.0  # seconds until a host that does not answer is given up
+    host_timeout_s: int = 60  # seconds of silence among the hosts of a run until one is lost
 
 
 @dataclass
@@ -215,6 +221,7 @@ class ApplicationConf(LaunchConf):
     _target_: str = "hydra_plugins.training_launcher.TrainingLauncher"
     _recursive_: bool = False  # Hydra would make objects of the groups
     rerun_policy: RerunPolicy = RerunPolicy.failed  # launched before: missing, failed, all
+    plan: bool = False  # show what would be launched, and launch nothing
 
 
 @dataclass
@@ -223,7 +230,6 @@ class CallbackConf:
 
     _target_: str = "launcher.hydra_app.callback.RankCallback"
     in_rank: bool = False
-    cwd: str = ""
 
 
 _OPTIONS: Dict[str, Dict[str, Any]] = {
@@ -242,10 +248,13 @@ def register() -> None:
 
 def register_application() -> None:
     """Put what a Hydra application chooses from into Hydra's ConfigStore."""
+    store = ConfigStore.instance()
+    if "training.yaml" in store.repo.get("hydra", {}).get("launcher", {}):
+        return  # Hydra executes a plugin twice, and each time takes 8 ms
     current = EnvironmentConf(provision=Provision.current, torch=None)
     gpu = EnvironmentConf(kind="gpu", gpus_per_proc=1)
     environments = {"current": current, "cpu": EnvironmentConf, "gpu": gpu}
-    ConfigStore.instance().store(group="hydra/launcher", name="training", node=ApplicationConf)
+    store.store(group="hydra/launcher", name="training", node=ApplicationConf)
     _store("hydra/launcher", _OPTIONS)
     _store("hydra/launcher", {"environment": environments, "callback": {"ranks": CallbackConf}})
 

@@ -71,8 +71,9 @@ def runs_table(statuses: Sequence[RunStatus]) -> str:
 
 
 def where(status: RunStatus) -> str:
-    """Return the compute of a run with its host, or with the job's number there."""
-    return f"{status.compute}:{status.host if status.compute == 'local' else status.job_id}"
+    """Return the compute of a run with its host, its hosts, or with the job's number there."""
+    places = {"local": status.host, "ssh": ",".join(status.nodes)}
+    return f"{status.compute}:{places.get(status.compute, status.job_id)}"
 
 
 def status_text(status: RunStatus, folder: RunFolder) -> str:

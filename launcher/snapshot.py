@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from launcher.errors import StoreError, SubmitError
 from launcher.git import Place, failure, find, git, make_store, output
+from launcher.hydra_outputs import written_by_hydra
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -50,6 +51,7 @@ class _Wanted:
 
     files: set[str] = field(default_factory=set)
     fixed: dict[str, str] = field(default_factory=dict)
+    untracked: set[str] = field(default_factory=set)  # those of the files that git has not
 
 
 def take(source: str | Place) -> Snapshot:
@@ -92,6 +94,7 @@ def _wanted(place: Place) -> _Wanted:
     _collect(place, "", wanted)
     store = os.path.relpath(place.git_dir, place.top) + "/"
     wanted.files.difference_update([name for name in wanted.files if name.startswith(store)])
+    wanted.files.difference_update(written_by_hydra(wanted.untracked))
     for name in _launcherignored(place, wanted):
         wanted.files.discard(name)
         wanted.fixed.pop(name, None)
@@ -118,6 +121,7 @@ def _collect(place: Place, base: str, wanted: _Wanted) -> None:
             wanted.fixed[base + name] = f"{info[:-1]}0"
         elif tag not in "Ss" or os.path.lexists(root + name):
             wanted.files.add(base + name)
+            wanted.untracked.update([base + name] if tag == "?" else [])
         elif not base:  # left out by a sparse checkout: not here, and not deleted either
             wanted.fixed[name] = info
 

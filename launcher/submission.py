@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from launcher import record, show, snapshot
-from launcher.environment import build
 from launcher.errors import ConfigError, LaunchError
 from launcher.git import Place
 from launcher.job import LINK, RunRecord, RunState
@@ -71,7 +70,7 @@ def submit(
         start = keeper.begin(folder, plan, env, say)
         taken = snapshot.take(source) if isinstance(source, Place) else source
         warn(job, facts, say)
-        lock = "" if run.late else build.lock_text(build.ensure(facts.prefix, say))
+        lock = "" if run.late else start.provide(taken, job, facts.prefix)
         run = replace(run, commit=record.commit_run(recorded(run, job, plan, taken, lock)))
         write_atomically(folder.file("run.json"), run.to_json())
         if lock:
@@ -129,9 +128,11 @@ def record_of(job: JobSpec, facts: Facts, plan: LaunchPlan) -> RunRecord:
         rerun_of=job.rerun_of,
         max_restarts=job.compute.restarts(),
         signal_s=job.compute.signal_s(job.resources),
+        silence_s=job.compute.silence_s(),
         late=late(job, facts),
         config=job.config,
         cluster=facts.slurm,
+        hosts=facts.hosts,
     )
 
 
@@ -147,10 +148,15 @@ def recorded(
         "environment.lock": lock,
         **{f"plan/{file.path}": file.text for file in plan.files},
     }
-    entry = "" if job.entry[0] == "-m" else f"{source.prefix}/{job.entry[0]}".lstrip("/")
+    entry = entry_in(source, job)
     return record.RunRecordInput(
         run_id=run.id, snapshot=source, message=message(run), files=files, entry=entry
     )
+
+
+def entry_in(source: Snapshot, job: JobSpec) -> str:
+    """Return the path of the job's script from the snapshot's root; '' for a module."""
+    return "" if job.entry[0] == "-m" else f"{source.prefix}/{job.entry[0]}".lstrip("/")
 
 
 @functools.lru_cache(maxsize=4096)

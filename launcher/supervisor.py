@@ -11,6 +11,7 @@ the next heartbeat in the order in which they come, and no handler runs in betwe
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -49,7 +50,13 @@ class Supervisor:
         self.record = folder.record()
         self.started = time.time()
         self.attempt = Attempt.of(folder, self.record)
-        self.control = Control(folder, several_nodes=self.record.nodes > 1)
+        hosts = self.record.hosts.hosts if self.record.hosts else ()
+        self.control = Control(
+            folder,
+            several_nodes=self.record.nodes > 1,
+            addresses=tuple(each.address for each in hosts[:1]),
+            silence_s=self.record.silence_s,
+        )
         self.warned = False  # the ranks know that the end is near
         self.ending: Ending | None = None  # why we ended the step, if we did
 
@@ -107,8 +114,6 @@ class Supervisor:
     ) -> tuple[Running, threading.Thread | None]:
         """Start the step; where there are secrets, a thread keeps them out of its log."""
         env = {**os.environ, **self.control.environment(), **self.attempt.environment()}
-        if self.record.dist == "mpi":
-            env["MASTER_PORT"] = free_port()
         if not self.record.secrets:
             return process.start(words, log=log, env=env, dies_with_us=True), None
         from launcher.guard import Relay, secret_values  # noqa: PLC0415
@@ -126,7 +131,7 @@ class Supervisor:
         from launcher import explain, record, snapshot  # noqa: F401, PLC0415
 
         self.remove_unchanged = snapshot.remove_unchanged
-        self.record_outcome = record.record_outcome
+        self.record_outcome = record.record_outcome if self.record.hosts is None else _elsewhere
 
     def _watch(self, step: Running) -> None:
         while step.poll() is None:
@@ -135,6 +140,8 @@ class Supervisor:
             number = 0 if received is None else received.si_signo
             if self.attempt.over():
                 self._stop(step, self.attempt.time_limit)
+            elif self.record.silence_s and (lost := self.control.lost()):
+                self._stop(step, functools.partial(self.attempt.lost, lost))
             elif self.attempt.warns(number) and not self.warned:
                 self.warned = True
                 self.control.tell(signal.SIGUSR1)
@@ -187,6 +194,8 @@ class Supervisor:
 
     def _tidy(self) -> None:
         """Remove the source files that the run did not change; what it wrote stays."""
+        if self.record.hosts is not None:
+            return  # the last rank of each host does it
         with contextlib.suppress(OSError):
             os.unlink(self.folder.file("code.tar"))
         try:
@@ -222,13 +231,8 @@ class Supervisor:
         return state
 
 
-def free_port() -> str:
-    """Return a TCP port that is free on this machine now."""
-    import socket  # noqa: PLC0415 - several ranks only
-
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return str(probe.getsockname()[1])
+def _elsewhere(*_: object) -> None:
+    """Leave the commit to who submitted the run: on a host there is no repository."""
 
 
 def _log(folder: RunFolder) -> IO[bytes]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 # A cluster, or the ssh hosts, are up once for all files that use them.
-pytest_plugins = ("tests.cluster.fixtures", "tests.real.slurm")
+pytest_plugins = ("tests.cluster.fixtures", "tests.real.slurm", "tests.real.ssh")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

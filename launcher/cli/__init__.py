@@ -10,7 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from launcher.cli import jobs, machine, runs, sweeps
+from launcher.cli import hosts, jobs, machine, runs, sweeps
 from launcher.cli.words import say, stop_writing
 from launcher.errors import ConfigError, LaunchError, nearest
 
@@ -35,6 +35,7 @@ _VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "plot": sweeps.plot,
     "env": machine.env,
     "doctor": machine.doctor,
+    "clean": hosts.clean,
 }
 
 

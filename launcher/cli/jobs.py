@@ -87,8 +87,11 @@ def _sweep(request: Request) -> int:
     done = submit.submit(sweep, say)
     for line in show.queued_lines(sweep, done, runs_dir_option(sweep.runs_dir)):
         say(line)
-    if not sweep.wait:
+    if done.room.beyond or not sweep.wait:
         print(done.folder.id)
+    if done.room.beyond:
+        raise done.room.error(done.folder.id)
+    if not sweep.wait:
         return 0
     from launcher.sweep.live import watch  # noqa: PLC0415
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from launcher.cli import hosts
 from launcher.cli.words import parser, say
 
 if TYPE_CHECKING:
@@ -30,8 +32,6 @@ def env(argv: Sequence[str]) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from dataclasses import asdict  # noqa: PLC0415
-
     from launcher import show  # noqa: PLC0415
     from launcher.environment.catalog import list_environments  # noqa: PLC0415
 
@@ -58,14 +58,10 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from launcher import app, config  # noqa: PLC0415 - imports Hydra
     from launcher.environment.build import ensure  # noqa: PLC0415
     from launcher.environment.locate import locate  # noqa: PLC0415
 
-    # No job is started: the entry script may be any.
-    overrides = ("entry_script=-m none", *options.overrides)
-    request = app.Request(overrides=overrides, config_dir=options.config_dir)
-    job, _ = config.resolve(app.compose(request))
+    job = hosts.job_of(options)
     prefix = locate(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi")
     ready = ensure(prefix, say)
     print(f"{ready.kind} {ready.key} {ready.python}")
@@ -81,10 +77,19 @@ def _remove(options: argparse.Namespace) -> int:
 
 
 def doctor(argv: Sequence[str]) -> int:
-    """Say what this machine has and lacks for each compute and dist, with the fix."""
+    """Say what this machine, or each host of compute=ssh ..., has and lacks, with the fix."""
     from launcher import doctor as examination  # noqa: PLC0415
+    from launcher import show  # noqa: PLC0415
 
-    parser("doctor", doctor).parse_args(argv)
+    options_of = parser("doctor", doctor)
+    hosts.overrides_of(options_of)
+    options = options_of.parse_intermixed_args(argv)
+    if options.overrides:
+        return hosts.examine(options)
     checks = examination.examine()
-    sys.stdout.write(examination.report_text(checks))
+    if options.json:
+        values = {"verdicts": examination.verdicts(checks), "checks": list(map(asdict, checks))}
+        sys.stdout.write(show.json_text(values))
+    else:
+        sys.stdout.write(examination.report_text(checks))
     return 0 if examination.healthy(checks) else 1

@@ -126,4 +126,4 @@ def _one_run(
     options_of.add_argument("run", nargs="?", default="@last", help=RUN_HELP + " (the default)")
     options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
     options = options_of.parse_args(argv)
-    return api.store(options.runs_dir).find(options.run), options
+    return api.find_run(api.store(options.runs_dir), options.run), options

@@ -14,6 +14,7 @@ from launcher.cli.words import (
     joined,
     parser,
     say,
+    worst,
     write,
 )
 from launcher.errors import ConfigError
@@ -67,20 +68,20 @@ def wait(argv: Sequence[str]) -> int:
     options_of = parser("wait", wait)
     options_of.add_argument("--best", default="", metavar="METRIC", help=_BEST_HELP)
     named, options = _some(options_of, joined(argv, "--best"))
-    worst = 0
+    statuses = []
     for folder in named:
         if isinstance(folder, RunFolder):
             state = Run(folder).wait(say=say)
             print(f"{folder.id} {state.value}", flush=True)
-            worst = max(worst, exit_status(state))
+            statuses.append(exit_status(state))
         else:
             from launcher.sweep.live import watched  # noqa: PLC0415
 
             status = watched(folder, say, options.best)
             if status is None:
                 return 130
-            worst = max(worst, status)
-    return worst
+            statuses.append(status)
+    return worst(statuses)
 
 
 def cancel(argv: Sequence[str]) -> int:
@@ -102,7 +103,6 @@ def cancel(argv: Sequence[str]) -> int:
 def logs(argv: Sequence[str]) -> int:
     """Print the output of a run, or of all runs of a sweep; -f follows it to the end."""
     from launcher.follow import Tail, follow  # noqa: PLC0415
-    from launcher.sweep.status import named  # noqa: PLC0415
 
     options_of = parser("logs", logs)
     options_of.add_argument("-f", "--follow", action="store_true", help="until all has ended")
@@ -111,7 +111,7 @@ def logs(argv: Sequence[str]) -> int:
     options_of.add_argument("run", nargs="?", default="@last", help=default)
     options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
     options = options_of.parse_args(argv)
-    folder = named(api.store(options.runs_dir), options.run)
+    folder = api.find(api.store(options.runs_dir), options.run)
     if not isinstance(folder, RunFolder):
         from launcher.sweep.logs import follow_logs, write_logs  # noqa: PLC0415
 
@@ -162,10 +162,8 @@ def _some(
     options_of: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[list[RunFolder | SweepFolder], argparse.Namespace]:
     """Return what is named; all of it is found before anything is done."""
-    from launcher.sweep.status import named  # noqa: PLC0415
-
     options_of.add_argument("run", nargs="+", help=RUN_OR_SWEEP_HELP)
     options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
     options = options_of.parse_args(argv)
     store = api.store(options.runs_dir)
-    return [named(store, each) for each in options.run], options
+    return [api.find(store, each) for each in options.run], options

@@ -13,7 +13,7 @@ from launcher.job import RunState
 from launcher.shell import shell_word
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 RUN_HELP = "a run's id, a unique prefix of one, or @last"
 RUN_OR_SWEEP_HELP = "the id of a run or of a sweep, a unique prefix of one, or @last, a run"
@@ -77,3 +77,8 @@ def runs_dir_option(runs_dir: str) -> str:
 def exit_status(state: RunState) -> int:
     """Return the command line's exit status for a run's final state."""
     return {RunState.SUCCEEDED: 0, RunState.CANCELLED: 130}.get(state, 1)
+
+
+def worst(statuses: Iterable[int]) -> int:
+    """Return the exit status that tells most of several runs': a failure, then a cancellation."""
+    return max(statuses, key=(0, 130, 1).index, default=0)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from launcher.cluster import Limit
     from launcher.job import Facts, JobSpec, PlannedFile, Resources
     from launcher.shell import Word
 
@@ -36,7 +37,10 @@ class Compute(Protocol):
 
     @property
     def stage(self) -> str:
-        """Return ``scratch`` where each node has its own copy of the code, else ``shared``."""
+        """Return where ranks find the code: ``shared``, ``scratch`` or ``objects``.
+
+        ``scratch``: each node unpacks its own copy; ``objects``: it makes it of files by content.
+        """
 
     @property
     def setup(self) -> tuple[str, ...]:
@@ -57,10 +61,13 @@ class Compute(Protocol):
     def signal_s(self, resources: Resources) -> int:
         """Return how long before a job's end its ranks are sent SIGUSR1, in seconds; 0: never."""
 
-    def head_address(self) -> Word:
+    def silence_s(self) -> int:
+        """Return after how many seconds of silence a node counts as lost; 0: its scheduler says."""
+
+    def head_address(self, resources: Resources, facts: Facts) -> Word:
         """Return the address of the first node, as seen from every node."""
 
-    def slots(self, resources: Resources) -> tuple[tuple[str, int], ...]:
+    def slots(self, resources: Resources, facts: Facts) -> tuple[tuple[str, int], ...]:
         """Return (host, ranks there) for mpirun; () where the scheduler tells it."""
 
     def step(self, resources: Resources, facts: Facts) -> tuple[Word, ...]:
@@ -69,7 +76,7 @@ class Compute(Protocol):
     def before_step(self, resources: Resources, facts: Facts) -> tuple[str, ...]:
         """Return shell lines that launch.sh runs just before the ranks."""
 
-    def mpi_environment(self, resources: Resources) -> dict[str, Word]:
+    def mpi_environment(self, resources: Resources, facts: Facts) -> dict[str, Word]:
         """Return what Open MPI must know of this place."""
 
     def files(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[PlannedFile, ...]:
@@ -78,8 +85,14 @@ class Compute(Protocol):
     def commands(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[tuple[str, ...], ...]:
         """Return the commands that submit the run in ``run_dir``, in order."""
 
+    def limits(self, facts: Facts) -> tuple[Limit, ...]:
+        """Return the limits to how many such runs can be queued."""
+
     def shape(self, job: JobSpec) -> dict[str, Any]:
         """Return what runs must have in common to be queued by one call."""
+
+    def shared(self, groups: int) -> Compute:
+        """Return the place as each of so many groups of one sweep has it."""
 
     def group(self, jobs: Sequence[JobSpec], facts: Facts, folder: str, job_name: str) -> Group:
         """Return what queues ``jobs`` of one shape by one call."""

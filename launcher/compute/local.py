@@ -11,6 +11,7 @@ from launcher.errors import PlanError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from launcher.cluster import Limit
     from launcher.compute import Group
     from launcher.job import Facts, JobSpec, PlannedFile, Resources
     from launcher.shell import Word
@@ -60,11 +61,15 @@ class Local:
         """Return 0: nobody ends a job there but its own limit, by SIGTERM."""
         return 0
 
-    def head_address(self) -> Word:
+    def silence_s(self) -> int:
+        """Return 0: there is no other machine."""
+        return 0
+
+    def head_address(self, resources: Resources, facts: Facts) -> Word:  # noqa: ARG002
         """Return loopback: no rank is elsewhere."""
         return "127.0.0.1"
 
-    def slots(self, resources: Resources) -> tuple[tuple[str, int], ...]:
+    def slots(self, resources: Resources, facts: Facts) -> tuple[tuple[str, int], ...]:  # noqa: ARG002
         """Return this machine with all ranks."""
         return (("localhost", resources.procs_per_node),)
 
@@ -76,7 +81,7 @@ class Local:
         """Return (): there is nothing to be done."""
         return ()
 
-    def mpi_environment(self, resources: Resources) -> dict[str, Word]:  # noqa: ARG002
+    def mpi_environment(self, resources: Resources, facts: Facts) -> dict[str, Word]:  # noqa: ARG002
         """Return shared memory as the transport, and no scheduler, even inside an allocation."""
         return {
             "OMPI_MCA_btl": "self,sm",
@@ -94,9 +99,17 @@ class Local:
         """Return the start of the supervisor, which begins when it is told that all is recorded."""
         return ((*supervisor(facts, run_dir), "--when-told"),)
 
+    def limits(self, facts: Facts) -> tuple[Limit, ...]:  # noqa: ARG002
+        """Return (): as many may wait as there are."""
+        return ()
+
     def shape(self, job: JobSpec) -> dict[str, Any]:  # noqa: ARG002
         """Return {}: a pool takes runs of all sizes."""
         return {}
+
+    def shared(self, groups: int) -> Local:  # noqa: ARG002
+        """Return it as it is: pools lease the same cores."""
+        return self
 
     def group(self, jobs: Sequence[JobSpec], facts: Facts, folder: str, job_name: str) -> Group:  # noqa: ARG002
         """Return what each run needs, and the start of the pool, which begins when it is told.

@@ -6,7 +6,7 @@ state there, hears the site's signals and starts the one step that is planned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from launcher.attempt import MARGIN_S
@@ -19,6 +19,7 @@ from launcher.slurm import batch, fit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from launcher.cluster import Limit
     from launcher.compute import Group
     from launcher.job import Facts, JobSpec, Resources
     from launcher.shell import Word
@@ -117,11 +118,15 @@ class Slurm:
         """Return what is asked for; Slurm gives one core to a task otherwise."""
         return self.cpus_per_proc or 1
 
-    def head_address(self) -> Word:
+    def silence_s(self) -> int:
+        """Return 0: Slurm looks after its nodes."""
+        return 0
+
+    def head_address(self, resources: Resources, facts: Facts) -> Word:  # noqa: ARG002
         """Return the first node's name, from wherever in the allocation launch.sh is run."""
         return ShellExpr(_FIRST_NODE)
 
-    def slots(self, resources: Resources) -> tuple[tuple[str, int], ...]:  # noqa: ARG002
+    def slots(self, resources: Resources, facts: Facts) -> tuple[tuple[str, int], ...]:  # noqa: ARG002
         """Return (): mpirun reads the allocation."""
         return ()
 
@@ -156,7 +161,7 @@ class Slurm:
         nothing = shell_line(("srun", "--mpi=none", "--nodes=1", "--ntasks=1", "true"))
         return (f"for ((n = 0; n < LAUNCHER_RESTART_COUNT; n++)); do {nothing}; done",)
 
-    def mpi_environment(self, resources: Resources) -> dict[str, Word]:
+    def mpi_environment(self, resources: Resources, facts: Facts) -> dict[str, Word]:  # noqa: ARG002
         """Return the transports, and a barrier that is one.
 
         Slurm's PMIx plugin ends the barrier of MPI_Init at once in steps of fewer nodes than its
@@ -204,10 +209,25 @@ class Slurm:
         options |= {name.lstrip("-").replace("_", "-"): each for name, each in self.extra.items()}
         return {name: each for name, each in options.items() if each not in (None, False)}
 
+    def limits(self, facts: Facts) -> tuple[Limit, ...]:
+        """Return those of the account and the QOS that are named, and of what they lie within."""
+        account, qos = (
+            str(self.extra.get(name) or getattr(self, name) or "").lower()
+            for name in ("account", "qos")
+        )
+        known = facts.slurm.limits if facts.slurm is not None else ()
+        return tuple(e for e in known if e.account in (None, account) and e.qos in (None, qos))
+
     def shape(self, job: JobSpec) -> dict[str, Any]:
         """Return sbatch's options, without those that tell one job from another."""
         own = ("job-name", "output")
         return {key: each for key, each in self.parameters(job, "").items() if key not in own}
+
+    def shared(self, groups: int) -> Slurm:
+        """Return it with a share of max_parallel, which each array keeps by itself; 1 at least."""
+        if self.max_parallel is None:
+            return self
+        return replace(self, max_parallel=max(self.max_parallel // groups, 1))
 
     def group(self, jobs: Sequence[JobSpec], facts: Facts, folder: str, job_name: str) -> Group:
         """Return the batch file of a job array, a task a run, and the sbatch that queues it."""

@@ -49,7 +49,7 @@ class Mpi:
                 hint="environment.provision=venv builds an environment that has one.",
             )
         resources = job.resources
-        slots = job.compute.slots(resources)
+        slots = job.compute.slots(resources, facts)
         hosts = ("--host", ",".join(f"{host}:{ranks}" for host, ranks in slots)) if slots else ()
         return (
             facts.prefix.mpirun,
@@ -66,7 +66,7 @@ class Mpi:
     def environment(self, job: JobSpec, facts: Facts) -> dict[str, Word]:
         """Return Open MPI's parameters, the rendezvous address and the thread count."""
         tuned: dict[str, Word] = {"OMPI_MCA_pml": "ob1"}
-        tuned |= job.compute.mpi_environment(job.resources)
+        tuned |= job.compute.mpi_environment(job.resources, facts)
         if facts.uid == 0:
             tuned |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
         transports = tuned.get("OMPI_MCA_btl")
@@ -74,7 +74,8 @@ class Mpi:
             # Open MPI 4 calls shared memory by its older name.
             tuned["OMPI_MCA_btl"] = transports.replace("sm", "vader")
         tuned |= {f"OMPI_MCA_{name}": value for name, value in self.mca.items()}
-        words: dict[str, Word] = {**tuned, "MASTER_ADDR": job.compute.head_address()}
+        head = job.compute.head_address(job.resources, facts)
+        words: dict[str, Word] = {**tuned, "MASTER_ADDR": head}
         # The supervisor finds a free port; by hand, torch's usual one.
         words["MASTER_PORT"] = ShellExpr('"${MASTER_PORT:-29500}"')
         cpus = job.compute.cpus_of_a_rank(job.resources, facts)

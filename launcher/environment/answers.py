@@ -7,6 +7,7 @@ two functions: planning looks and never writes; only what builds or submits keep
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -55,6 +56,12 @@ def write(file: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     part.replace(file)
+
+
+def touch(file: Path) -> None:
+    """Let a file of the cache tell when it was used last; others may own it, and say nothing."""
+    with contextlib.suppress(OSError):
+        os.utime(file)
 
 
 def digest(value: object) -> str:

@@ -47,6 +47,8 @@ def ensure(prefix: Prefix, say: Callable[[str], None]) -> Prefix:
         return prefix
     if prefix.ready:
         _remember(recipe)
+        if prefix.path:
+            answers.touch(Path(prefix.path) / MARKER)
         return prefix
     log = Path(recipe.log)
     try:

@@ -46,7 +46,8 @@ class Machine:
     """The programs and folders that a build uses; "" for what is not there."""
 
     python: Interpreter
-    launcher: str  # the interpreter that runs the launcher and has virtualenv
+    launcher: str  # the interpreter that runs the launcher
+    packages: str = ""  # the folder that has virtualenv where that interpreter has none itself
     cache: str
     path: str  # $PATH
     files: tuple[tuple[str, str], ...] = ()  # files among pip_args, with a digest of their content
@@ -70,6 +71,7 @@ def look(environment: Environment, *, mpi: bool, remember: bool = False) -> Mach
     return Machine(
         python=_interpreter(environment, remember=remember),
         launcher=sys.executable,
+        packages=_packages(),
         cache=answers.cache_dir(),
         path=os.pathsep.join(dict.fromkeys(os.environ.get("PATH", os.defpath).split(os.pathsep))),
         files=tuple(_files(environment.pip_args)),
@@ -151,6 +153,13 @@ def _described(values: dict[str, object]) -> Interpreter:
     site = values["site"]
     words = {key: str(value) for key, value in values.items() if key != "site"}
     return Interpreter(site=tuple(map(str, site if isinstance(site, list) else ())), **words)
+
+
+def _packages() -> str:
+    """Return the folder that holds the launcher beside virtualenv, as it is sent to hosts."""
+    folder = Path(__file__).parents[2]
+    own = folder.name.endswith("-packages") or not (folder / "virtualenv").is_dir()
+    return "" if own else str(folder)
 
 
 def _first(programs: tuple[str, ...]) -> str:

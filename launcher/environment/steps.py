@@ -45,7 +45,8 @@ def steps(recipe: Recipe) -> tuple[Step, ...]:
 def _create(recipe: Recipe) -> Step:
     machine, path = recipe.machine, recipe.path
     says = f"creating {path}"
-    argv: tuple[str, ...] = (machine.launcher, "-m", "virtualenv")
+    found = ("env", f"PYTHONPATH={machine.packages}") if machine.packages else ()
+    argv: tuple[str, ...] = (*found, machine.launcher, "-m", "virtualenv")
     argv += ("--python", machine.python.path, path)
     if recipe.conda:
         series = ".".join(machine.python.version.split(".")[:2])

@@ -144,6 +144,7 @@ def fetch(recipe: Recipe) -> bool:
     target.mkdir(parents=True, exist_ok=True)
     for each in source.glob("*.whl"):
         shutil.copy2(each, target / each.name)
+    answers.touch(source / _FILE)
     return True
 
 

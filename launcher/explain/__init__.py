@@ -26,6 +26,7 @@ _RULES: tuple[Callable[[Evidence], Explanation | None], ...] = (
     ranks.gpu_memory,
     scheduler.memory,
     scheduler.time_limit,
+    scheduler.silent,
     scheduler.node_failure,
     scheduler.preempted,
     scheduler.deadline,

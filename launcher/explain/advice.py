@@ -14,8 +14,8 @@ from launcher.environment.requirement import name
 from launcher.slurm.sizes import clock, megabytes
 
 if TYPE_CHECKING:
+    from launcher.cluster import NodeGroup
     from launcher.explain.evidence import Evidence
-    from launcher.job import NodeGroup
 
 _PLAIN = re.compile(r"[A-Za-z0-9_.=-]+")
 _MEMORY = re.compile(r"(\d+)([KMGT]?)B?", re.IGNORECASE)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from launcher.explain.traceback import Raised, raised
 
 if TYPE_CHECKING:
-    from launcher.job import Cluster, RunRecord, RunState
+    from launcher.cluster import Cluster
+    from launcher.job import RunRecord, RunState
 
 # What libraries put before each line of a rank's: torch.distributed, mpirun --tag-output.
 _PREFIX = re.compile(r"^(?:\[rank\d+\]: ?|\[\d+,\d+\]<std(?:out|err)>: ?)")

@@ -93,6 +93,15 @@ def node_failure(evidence: Evidence) -> Explanation | None:
     return Explanation(sentence=sentence, override=override)
 
 
+def silent(evidence: Evidence) -> Explanation | None:
+    """Explain a host that went away under its ranks: what was seen of it is all there is."""
+    failed = evidence.failed
+    went = "rank" in failed and "status" not in failed and "signal" not in failed
+    if evidence.record.hosts is None or not (went or "no longer answers" in evidence.reason):
+        return None
+    return Explanation(sentence=evidence.reason)
+
+
 def preempted(evidence: Evidence) -> Explanation | None:
     """Explain a run that had to make room and was not started again."""
     if "PREEMPTED" not in evidence.scheduler_state and not evidence.anywhere(_PREEMPTED):

@@ -18,30 +18,33 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from hydra.core.utils import JobReturn
     from hydra.types import TaskFunction
 
 RETURN = "return.pkl"  # in the run's folder
+_MISSING = object()
+_SHOWN = 5  # keys that differ
 
 
 class RankCallback(Callback):
     """Launches a job that Hydra would run in its own process; in a rank, hands back what it was.
 
-    ``in_rank``: this is a rank. ``cwd``: where the application was started; "": on another machine.
+    ``in_rank``: this is a rank's own configuration.
     """
 
-    def __init__(self, *, in_rank: bool = False, cwd: str = "") -> None:
+    def __init__(self, *, in_rank: bool = False) -> None:
         self.in_rank = in_rank
-        self.cwd = cwd
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Let the rank's configuration say of the job what the sweep's does."""
+        """Check that the rank's configuration is the one that was launched, and complete it."""
         if self.in_rank:
-            complete(config, self.cwd)
+            complete(config)
 
     def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **_: Any) -> None:
-        """Launch the job, and end this process with its exit status."""
-        if not self.in_rank:
+        """Launch the job, and end this process with its exit status; within a run, just let it."""
+        if not self.in_rank and "LAUNCHER_RUN_ID" not in os.environ:
             from launcher.hydra_app.launch import launch_alone  # noqa: PLC0415 - not in a rank
 
             raise SystemExit(launch_alone(config, task_function))
@@ -52,14 +55,54 @@ class RankCallback(Callback):
             hand_back(job_return)
 
 
-def complete(config: DictConfig, cwd: str) -> None:
-    """Set what only the run knows: the job's number and id, and where it was launched."""
-    with open(_in_run("run.json"), encoding="utf-8") as file:
-        run = json.load(file)
+def complete(config: DictConfig) -> None:
+    """Set what only the launch knew: the job's number, where it was launched, the time.
+
+    SystemExit when the configuration is another one than was launched. A rerun has overrides of
+    its own, and nothing to be compared with.
+    """
+    outputs = os.path.realpath(os.environ["LAUNCHER_OUTPUT_DIR"])
+    values: dict[str, Any] = {}
+    with contextlib.suppress(FileNotFoundError), open(_in_run("application.json"), "rb") as file:
+        values = json.load(file)
+        _compare(values["config"], config)
     with read_write(config), open_dict(config):
-        config.hydra.job.id = run["id"]
-        config.hydra.job.num = run["point"] or 0
-        config.hydra.runtime.cwd = cwd or config.hydra.runtime.cwd
+        config.hydra.run.dir = outputs
+        if values.get("num") is not None:
+            config.hydra.job.num = values["num"]
+            config.hydra.job.id = values["id"]
+        config.hydra.runtime.cwd = values.get("cwd") or config.hydra.runtime.cwd
+    cache = OmegaConf.get_cache(config)
+    for form, text in values.get("now", ()):
+        cache["now"][(form,)] = text
+    OmegaConf.set_cache(config, cache)
+
+
+def _compare(launched: dict[str, Any], config: DictConfig) -> None:
+    here = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+    assert isinstance(here, dict)  # noqa: S101 - a configuration is one
+    del here["hydra"]
+    here = json.loads(json.dumps(here, default=str))
+    if here == launched:
+        return
+    told = [f"  {key}: {one} launched, {two} here" for key, one, two in _differ(launched, here)]
+    more = f"\n  and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+    raise SystemExit(
+        "launcher: the run's code composes another configuration than was launched:\n"
+        + "\n".join(told[:_SHOWN])
+        + f"{more}\n  A file that git ignores, or one outside source_directory, is in no snapshot."
+    )
+
+
+def _differ(one: Any, two: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield the key of each value that differs, and what it is in both."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        for key in dict.fromkeys((*one, *two)):
+            name = f"{path}.{key}" if path else str(key)
+            yield from _differ(one.get(key, _MISSING), two.get(key, _MISSING), name)
+    elif one != two:
+        told = ["nothing" if each is _MISSING else repr(each) for each in (one, two)]
+        yield path, told[0], told[1]
 
 
 def hand_back(done: JobReturn) -> None:
@@ -72,19 +115,28 @@ def hand_back(done: JobReturn) -> None:
     done = copy.copy(done)
     done.cfg, done.hydra_cfg = _plain(done.cfg), _plain(done.hydra_cfg)
     try:
-        data = pickle.dumps(done)
+        data = _dumped(done)
+        pickle.loads(data)  # noqa: S301 - some exceptions can be written and not be read
     except Exception as error:  # noqa: BLE001 - a class of the user's may raise anything
         what = done._return_value  # noqa: SLF001 - what `return_value` would raise is wanted too
-        print(f"launcher: {type(what).__name__} cannot be handed back: {error}", file=sys.stderr)
         raised = isinstance(what, BaseException)
+        if not raised:
+            name = type(what).__name__
+            print(f"launcher: {name} cannot be handed back: {error}", file=sys.stderr)
         done.return_value = RuntimeError(f"{type(what).__name__}: {what}") if raised else None
-        data = pickle.dumps(done)
-    new = _in_run(f"{RETURN}.new")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(new)
+        data = _dumped(done)
+    new = _in_run(f"{RETURN}.{os.getpid()}.new")
     with open(new, "wb") as file:
         file.write(data)
     os.replace(new, _in_run(RETURN))
+
+
+def _dumped(done: JobReturn) -> bytes:
+    try:
+        import cloudpickle  # noqa: PLC0415 - where it is there, classes of scripts travel too
+    except ImportError:
+        return pickle.dumps(done)
+    return bytes(cloudpickle.dumps(done))
 
 
 def _plain(config: DictConfig | None) -> DictConfig | None:

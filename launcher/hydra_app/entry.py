@@ -17,45 +17,43 @@ from typing import TYPE_CHECKING, Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.singleton import Singleton
+from omegaconf import OmegaConf
 
 from launcher.errors import ConfigError
 from launcher.overrides import parts
-from launcher.params import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from types import ModuleType
 
     from hydra.core.config_loader import ConfigLoader
     from hydra.types import TaskFunction
     from omegaconf import DictConfig
 
 _SCRIPT = "task.py"
-# What decides where a job runs, and which jobs there are, is no part of the job.
-_OURS = (
-    *("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper"),
-    *("hydra.mode", "hydra.run", "hydra.sweep"),
-)
-_IN_RANK = "hydra.callbacks.training_launcher"
+_CALL = "launcher.hydra_app.call"
+_VARIABLES = "hydra.launcher.env"  # a rank has them already; their values are in no argument
+_ADDED = "hydra.callbacks.training_launcher.in_rank=true"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """What is run: ``entry_script`` in ``source_directory``; None: the configured one.
 
-    ``options``: those of Hydra's command line that it needs again.
+    ``words``: what it needs on its command line beside overrides.
     """
 
     entry_script: str
     source_directory: str | None = None
-    options: dict[str, str]
+    words: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
 def entry(function: TaskFunction, loader: ConfigLoader, config: DictConfig) -> Iterator[Entry]:
     """Yield what runs ``function``; a pickled one is there until the snapshot is taken."""
-    script = _script(function)
-    if script is not None:
-        yield Entry(entry_script=script, options=_options())
+    known = _known(function)
+    if known is not None:
+        yield known
         return
     folder = tempfile.mkdtemp(prefix="launcher-task-")
     try:
@@ -65,59 +63,86 @@ def entry(function: TaskFunction, loader: ConfigLoader, config: DictConfig) -> I
         )
         with open(os.path.join(folder, "task.pkl"), "wb") as file:
             _pickle(function, loader, config, file)
-        yield Entry(entry_script=_SCRIPT, source_directory=folder, options={})
+        yield Entry(entry_script=_SCRIPT, source_directory=folder)
     finally:
         shutil.rmtree(folder)
 
 
-def words(config: DictConfig, overrides: Sequence[str], cwd: str) -> dict[str, str | None]:
+def words(config: DictConfig, overrides: Sequence[str]) -> dict[str, str | None]:
     """Return the overrides that compose the same job in a rank, by key.
 
-    ``overrides``: the point's own. ``cwd``: where the application was started, as a rank sees it.
+    ``overrides``: the point's own.
     """
-    typed = [str(each) for each in config.hydra.overrides.hydra]
-    kept = [each for each in typed if not _is_ours(each)]
-    own = [
-        "hydra/launcher=training",
-        "hydra.mode=RUN",
-        "hydra.run.dir=${oc.env:LAUNCHER_OUTPUT_DIR}",
-        f"{_IN_RANK}.in_rank=true",
-    ]
+    own = ("hydra.mode=RUN", "hydra.run.dir=${oc.env:LAUNCHER_OUTPUT_DIR}", _ADDED)
     found: dict[str, str | None] = {}
-    for word in (*kept, *overrides, *own):
+    for word in (*typed(config, "hydra"), *overrides, *own):
         mark, key, value = parts(word)
-        found[f"{mark}{key}"] = value
-    found[f"{_IN_RANK}.cwd"] = quoted(cwd)
+        if key != _VARIABLES and not key.startswith(f"{_VARIABLES}."):
+            found[f"{mark}{key}"] = value
     return found
 
 
-def _is_ours(word: str) -> bool:
-    key = parts(word)[1]
-    return any(key == name or key.startswith((f"{name}.", f"{name}/")) for name in _OURS)
+def typed(config: DictConfig, kind: str) -> list[str]:
+    """Return the overrides of a kind, ``hydra`` or ``task``, as they were typed."""
+    found = OmegaConf.to_container(config.hydra.overrides[kind], resolve=False)
+    return list(map(str, found))  # type: ignore[arg-type]
 
 
-def _script(function: TaskFunction) -> str | None:
-    """Return the entry_script whose main function this is; None: it is of no script."""
+def _known(function: TaskFunction) -> Entry | None:
+    """Return how a function is run that has a script, or a name; None where it has neither."""
     main = sys.modules["__main__"]
     path: str | None = getattr(main, "__file__", None)
-    decorated = getattr(main, getattr(function, "__name__", ""), None)
-    if path is None or getattr(decorated, "__wrapped__", None) is not function:
-        return None
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        return f"-m {str(spec.name).removesuffix('.__main__')}"
-    return os.path.abspath(path)
+    name, module = getattr(function, "__name__", ""), getattr(function, "__module__", "")
+    if path is not None and _decorated(main, name) is function and module == "__main__":
+        spec = getattr(main, "__spec__", None)
+        script = os.path.abspath(path) if spec is None else f"-m {_plain(str(spec.name))}"
+        return Entry(entry_script=script, words=_words())
+    if _decorated(sys.modules.get(module), name) is function:  # a console script's
+        return Entry(entry_script=f"-m {_CALL}", words=(f"{module}:{name}", *_words()))
+    return None
 
 
-def _options() -> dict[str, str]:
-    """Return the options of Hydra's command line that say where its configuration is."""
-    given, _ = get_args_parser().parse_known_args(sys.argv[1:])
-    found = {}
+def _decorated(module: ModuleType | None, name: str) -> object:
+    """Return what ``@hydra.main`` decorates under that name."""
+    return getattr(getattr(module, name, None), "__wrapped__", None)
+
+
+def _plain(module: str) -> str:
+    return module.removesuffix(".__main__")
+
+
+def _words() -> tuple[str, ...]:
+    """Return the words of the command line that are no overrides and that Hydra heeds not alone.
+
+    Those that the script has taken out of ``sys.argv`` for itself come first, then what says where
+    the configuration is.
+    """
+    left, own = list(sys.argv[1:]), []
+    for word in _given():
+        if word in left:
+            left.remove(word)
+        else:
+            own.append(word)
+    options, _ = get_args_parser().parse_known_args(sys.argv[1:])
     for name in ("config_name", "config_path", "config_dir"):
-        value = getattr(given, name)
-        if value is not None:
-            found[f"--{name.replace('_', '-')}"] = value
-    return found
+        if getattr(options, name) is not None:
+            own += [f"--{name.replace('_', '-')}", getattr(options, name)]
+    return tuple(own)
+
+
+def _given() -> list[str]:
+    """Return the words that followed the script's, or the module's, on the command line."""
+    at = 1
+    while at < len(sys.orig_argv):
+        word = sys.orig_argv[at]
+        at += 1
+        if word in ("-m", "-c"):
+            at += 1
+            break
+        if not word.startswith("-"):
+            break
+        at += word in ("-X", "-W")
+    return sys.orig_argv[at:]
 
 
 def _pickle(function: TaskFunction, loader: ConfigLoader, config: DictConfig, file: Any) -> None:

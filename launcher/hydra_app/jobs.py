@@ -19,7 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 from launcher import config as configuration
 from launcher.environment import requirement
 from launcher.errors import ConfigError
-from launcher.hydra_app.entry import words
+from launcher.hydra_app.composed import composed_text, identity
+from launcher.hydra_app.entry import typed, words
+from launcher.job import Application
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,13 +31,11 @@ if TYPE_CHECKING:
     from launcher.hydra_app.entry import Entry
     from launcher.job import JobSpec
 
-_NOT_A_JOB = ("_target_", "_recursive_", "rerun_policy", "defaults")
+_NOT_A_JOB = ("_target_", "_recursive_", "rerun_policy", "plan", "defaults")
 
 
-def job_of(
-    point: DictConfig, overrides: Sequence[str], entry: Entry, outputs: str
-) -> tuple[JobSpec, dict[str, str]]:
-    """Return the job of a composed point, and its secrets; raise ConfigError where there is none.
+def job_of(point: DictConfig, overrides: Sequence[str], entry: Entry, outputs: str) -> JobSpec:
+    """Return the job of a composed point; raise ConfigError where there is none.
 
     ``overrides``: of the point alone. ``outputs``: the folder that Hydra would run it in.
     """
@@ -45,14 +45,23 @@ def job_of(
     if entry.source_directory is not None:
         values["source_directory"] = entry.source_directory
     elsewhere = isinstance(values["compute"], dict) and "hosts" in values["compute"]
-    params: dict[str, Any] = dict(_options(entry, values["source_directory"]))
-    params |= words(point, overrides, "" if elsewhere else os.getcwd())
+    given = {"": list(_words(entry, values["source_directory"]))} if entry.words else {}
     values |= {"entry_script": _relative(entry.entry_script, values["source_directory"])}
-    values |= {"script_params": params, "params_style": "overrides"}
+    values |= {"script_params": {**given, **words(point, overrides)}, "params_style": "overrides"}
     _require_hydra(values["environment"])
-    typed = (*map(str, point.hydra.overrides.hydra), *overrides)
-    job, secrets = configuration.job_of(values, typed)
-    return replace(job, outputs="" if elsewhere else outputs), secrets
+    job, secrets = configuration.job_of(values, (*typed(point, "hydra"), *overrides))
+    for name in secrets:
+        raise ConfigError(
+            f"hydra.launcher.env.{name}: Hydra writes its configuration into files, and this is a "
+            "secret",
+            hint=f"export {name}=..., and name it: hydra.launcher.secrets=[{name}]",
+        )
+    application = Application(
+        outputs="" if elsewhere else outputs,
+        composed=composed_text(point, "" if elsewhere else os.getcwd()),
+        identity=identity(point),
+    )
+    return replace(job, application=application)
 
 
 def node(point: DictConfig) -> dict[str, Any]:
@@ -90,15 +99,17 @@ def _relative(script: str, source: str) -> str:
     return os.path.relpath(script, source) if os.path.isabs(script) else script
 
 
-def _options(entry: Entry, source: str) -> Iterator[tuple[str, str]]:
-    """Yield the options of Hydra's command line, with folders as a rank finds them."""
-    for name, value in entry.options.items():
-        if name == "--config-dir":
-            inside = os.path.relpath(value, source)
+def _words(entry: Entry, source: str) -> Iterator[str]:
+    """Yield the words of an entry, with a folder of configurations as a rank finds it."""
+    before = ""
+    for word in entry.words:
+        if before == "--config-dir":
+            inside = os.path.relpath(word, source)
             outside = inside.partition("/")[0] == ".."
-            yield name, os.path.abspath(value) if outside else inside
+            yield os.path.abspath(word) if outside else inside
         else:
-            yield name, value
+            yield word
+        before = word
 
 
 def _require_hydra(environment: Any) -> None:

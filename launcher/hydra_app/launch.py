@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
+import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -16,18 +17,21 @@ from omegaconf import open_dict
 
 from launcher.cli.words import runs_dir_option, say
 from launcher.errors import ConfigError, LaunchError, PlanError
+from launcher.hydra_app import outputs
 from launcher.hydra_app.callback import RETURN
-from launcher.hydra_app.entry import entry
+from launcher.hydra_app.entry import entry, typed
 from launcher.hydra_app.jobs import directory, job_of, node
 from launcher.job import RunState
 from launcher.overrides import parts
 from launcher.plan import check
 from launcher.run import Run
-from launcher.store import RunFolder, new_run_id, write_atomically
+from launcher.show import plan_text
+from launcher.store import RunFolder, new_run_id
 from launcher.sweep import show
 from launcher.sweep.places import Places
 from launcher.sweep.plan import Draft, Planner
 from launcher.sweep.submit import Sweep, submit
+from launcher.variables import masked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 
     from launcher.api import Prepared
     from launcher.hydra_app.entry import Entry
+    from launcher.job import JobSpec
     from launcher.sweep.store import SweepFolder
 
 
@@ -60,20 +65,27 @@ class Launch:
         ``points``: the overrides of each; ``first``: the number of the first. Raise what Hydra
         shows without a traceback when they cannot be launched.
         """
-        hide(str(self._config.hydra.sweep.dir))
         try:
             with entry(self._function, self._loader, self._config) as script:
-                sweep = self._sweep([list(each) for each in points], first, script)
+                sweep, planned = self._sweep([list(each) for each in points], first, script)
+                if planned:
+                    sys.stdout.write(show.plan_text(sweep))
+                    return []
+                for draft in sweep.drafts:
+                    outputs.vacate(_outputs(draft.job))
                 done = submit(sweep, say)
-            *queued, verbs = show.queued_lines(sweep, done, runs_dir_option(sweep.runs_dir))
-            for line in (*queued, *([] if first else [verbs])):
-                say(line)
-            runs = {each.point: each.run for each in done.folder.entries()}
-            folders = [RunFolder(done.folder.run_path(runs[e.number])) for e in sweep.drafts]
-            for draft, folder in zip(sweep.drafts, folders, strict=True):
-                _show(folder, draft.job.outputs)
+            if done.room.beyond:
+                raise done.room.error(done.folder.id)
         except LaunchError as error:
             raise CompactHydraException(f"launcher: {_placed(error)}\n") from error
+        *queued, verbs = show.queued_lines(sweep, done, runs_dir_option(sweep.runs_dir))
+        for line in (*queued, *([] if first else [verbs])):
+            say(line)
+        folders = [RunFolder(done.folder.run_path(run)) for run in done.runs]
+        for draft, folder in zip(sweep.drafts, folders, strict=True):
+            if _outputs(draft.job):
+                outputs.own(folder.path, _outputs(draft.job))
+                outputs.show(folder.path, _outputs(draft.job))
         return self._returned(done.folder, folders, points) if sweep.wait else []
 
     def _returned(
@@ -82,42 +94,40 @@ class Launch:
         from launcher.sweep.live import watched  # noqa: PLC0415 - rich, for who waits
 
         if watched(sweep, say, "", self._told) is None:
-            raise KeyboardInterrupt
+            raise SystemExit(130)
         return [returned(each, words) for each, words in zip(folders, points, strict=True)]
 
-    def _sweep(self, points: list[list[str]], first: int, script: Entry) -> Sweep:
-        places, planner = Places(), Planner()
-        typed = [str(each) for each in self._config.hydra.overrides.task]
-        drafts = []
+    def _sweep(self, points: list[list[str]], first: int, script: Entry) -> tuple[Sweep, bool]:
+        """Return the sweep of these points, and whether it is only to be shown."""
+        places, planner, drafts = Places(), Planner(), []
+        words = typed(self._config, "task")
+        varying = _varying(points, words)
         for number, overrides in enumerate(points, first):
             point = self._loader.load_sweep_config(self._config, overrides)
             with open_dict(point.hydra.job):
                 point.hydra.job.num = number
                 point.hydra.job.id = f"{self._id}-{number:04}"
             try:
-                job, secrets = job_of(point, overrides, script, directory(point))
-                check(job)
-                facts = places.facts(job)
-                varying = _varying(overrides, typed)
-                draft = Draft(number=number, values=varying, job=job, facts=facts, secrets=secrets)
-                planner.plan(draft, "")
+                drafts.append(_draft(point, overrides, script, places))
+                planner.plan(drafts[-1], "")
             except LaunchError as error:
                 named = f"point {number} ({' '.join(overrides)}): {error.message}"
                 raise type(error)(named, hint=error.hint) from error
-            drafts.append(draft)
         settings = node(point)
-        return Sweep(
+        job = drafts[0].job
+        sweep = Sweep(
             id=self._id,
-            name=drafts[0].job.name,
-            runs_dir=drafts[0].job.runs_dir,
-            overrides=tuple(typed),
-            keys=tuple(dict.fromkeys(key for draft in drafts for key in draft.values)),
+            name=job.name,
+            runs_dir=job.runs_dir,
+            overrides=tuple(masked(each, job.secrets) for each in words),
+            keys=tuple(dict.fromkeys(key for values in varying for key in values)),
             rerun_policy=settings["rerun_policy"],
             wait=self._waits(settings),
-            drafts=tuple(drafts),
+            drafts=tuple(replace(d, values=each) for d, each in zip(drafts, varying, strict=True)),
             left=(),
             sources=places.sources,
         )
+        return sweep, settings["plan"]
 
     def _waits(self, settings: dict[str, Any]) -> bool:
         """Return whether values are handed back: where nobody says, if the sweeper needs them."""
@@ -131,27 +141,44 @@ def launch_alone(config: DictConfig, function: TaskFunction) -> int:
     from launcher.cli import jobs, report  # noqa: PLC0415
 
     os.chdir(config.hydra.runtime.cwd)  # it may have entered the job's own folder
-    hide(str(config.hydra.runtime.output_dir))
 
     def carried_out() -> int:
         try:
             made, run = _alone(config, function)
         except LaunchError as error:
             raise _placed(error) from error
+        if run is None:
+            sys.stdout.write(plan_text(made.plan))
+            return 0
         return jobs.follow(run, wait=made.job.wait)
 
     return report(carried_out)
 
 
-def _alone(config: DictConfig, function: TaskFunction) -> tuple[Prepared, Run]:
+def _alone(config: DictConfig, function: TaskFunction) -> tuple[Prepared, Run | None]:
     from launcher.api import prepared  # noqa: PLC0415
 
     loader = GlobalHydra.instance().config_loader()
     with entry(function, loader, config) as script:
-        overrides = [str(each) for each in config.hydra.overrides.task]
-        outputs = str(config.hydra.runtime.output_dir)
-        made = prepared(*job_of(config, overrides, script, outputs))
-        return made, made.submit(say)
+        folder = str(config.hydra.runtime.output_dir)
+        made = prepared(job_of(config, typed(config, "task"), script, folder), {})
+        if node(config)["plan"]:
+            return made, None
+        outputs.vacate(_outputs(made.job))
+        run = made.submit(say)
+        outputs.own(run.folder.path, folder)
+        return made, run
+
+
+def _draft(point: DictConfig, overrides: list[str], script: Entry, places: Places) -> Draft:
+    job = job_of(point, overrides, script, directory(point))
+    check(job)
+    number, facts = int(point.hydra.job.num), places.facts(job)
+    return Draft(number=number, values={}, job=job, facts=facts, secrets={})
+
+
+def _outputs(job: JobSpec) -> str:
+    return job.application.outputs if job.application else ""
 
 
 def _placed(error: LaunchError) -> LaunchError:
@@ -161,43 +188,47 @@ def _placed(error: LaunchError) -> LaunchError:
     return error
 
 
-def _varying(overrides: Sequence[str], typed: Sequence[str]) -> dict[str, str]:
-    """Return what a sweeper chose for a point: what was not typed so."""
-    chosen = (parts(each) for each in overrides if each not in typed)
-    return {key: value or "" for _, key, value in chosen}
+def _varying(points: Sequence[Sequence[str]], words: Sequence[str]) -> list[dict[str, str]]:
+    """Return what a sweeper chose for each point: what was not typed so, nor is the same in all."""
+    chosen = [[parts(each) for each in overrides if each not in words] for overrides in points]
+    values: dict[str, set[str | None]] = {}
+    for _, key, value in (each for point in chosen for each in point):
+        values.setdefault(key, set()).add(value)
+    several = {key for key, found in values.items() if len(found) > 1 or len(points) == 1}
+    return [{key: value or "" for _, key, value in each if key in several} for each in chosen]
 
 
-def _show(folder: RunFolder, outputs: str) -> None:
-    """Let the outputs of a run that was there before be found where Hydra would have put them."""
-    there = os.path.realpath(folder.file("outputs"))
-    if outputs and not os.path.lexists(outputs) and os.path.isdir(there):
-        os.makedirs(os.path.dirname(outputs), exist_ok=True)
-        os.symlink(there, outputs)
-
-
-def hide(folder: str) -> None:
-    """Keep a folder of outputs that was just made out of git, and so out of the next snapshot."""
-    with contextlib.suppress(OSError):
-        there = {name for name in os.listdir(folder) if not name.endswith(".log")}
-        if there <= {"multirun.yaml", ".hydra"}:
-            write_atomically(os.path.join(folder, ".gitignore"), "*\n")
+class RunFailedError(LaunchError, CompactHydraException):
+    """A run did not succeed, or what it returned cannot be read: Hydra shows no traceback of it."""
 
 
 def returned(folder: RunFolder, overrides: Sequence[str]) -> JobReturn:
-    """Return what a run that has ended handed back; an error where it handed nothing back."""
+    """Return what a run that has ended handed back; RunFailedError where it did not succeed.
+
+    The error's cause is what the function raised, where that is known.
+    """
     status = Run(folder).status
-    done = JobReturn()
-    try:
-        with open(folder.file(RETURN), "rb") as file:
-            done = pickle.load(file)  # noqa: S301 - of a run of our own
-        reason = ""
-    except (OSError, ImportError, AttributeError, ValueError, pickle.UnpicklingError) as error:
-        reason = f"what it returned cannot be read: {error}"
     failed = status.state is not RunState.SUCCEEDED
-    if reason or (failed and done.status is not JobStatus.FAILED):
-        told = status.reason or reason if failed else reason
-        message = f"run {folder.id} {status.state.value}: {told}"
-        done.return_value = LaunchError(message, hint=f"launcher show {folder.id}")
-        done.status = JobStatus.FAILED
+    done, problem = JobReturn(), ""
+    try:
+        done = _read(folder.file(RETURN))
+    except FileNotFoundError:
+        done.status = JobStatus.UNKNOWN if failed else JobStatus.COMPLETED  # it has left early
+    except Exception as error:  # noqa: BLE001 - what a class of the user's raises is theirs
+        problem = f"what it returned cannot be read: {error}"
+    if failed or problem or done.status is JobStatus.FAILED:
+        message = f"run {folder.id} {status.state.value}: {status.reason or problem}"
+        told = RunFailedError(message, hint=f"launcher show {folder.id}")
+        raised = done._return_value  # noqa: SLF001 - `return_value` would raise it
+        told.__cause__ = raised if isinstance(raised, BaseException) else None
+        done.return_value, done.status = told, JobStatus.FAILED
     done.overrides = list(overrides)
     return done
+
+
+def _read(path: str) -> JobReturn:
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_uid != os.getuid():
+            raise PermissionError(f"{path} is another user's")
+        found: JobReturn = pickle.load(file)  # noqa: S301 - of a run of our own
+        return found

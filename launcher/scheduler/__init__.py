@@ -14,7 +14,9 @@ from launcher.errors import PlanError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from launcher.job import GroupPlan, LaunchPlan, RunRecord, RunState
+    from launcher.environment.locate import Prefix
+    from launcher.job import GroupPlan, JobSpec, LaunchPlan, RunRecord, RunState
+    from launcher.snapshot import Snapshot
     from launcher.store import RunFolder
     from launcher.sweep.store import GroupFolder
 
@@ -54,18 +56,26 @@ class View:
     """What a scheduler says of a run.
 
     ``holds``: it still has the job; None: it could not be asked. ``state``: where the job is, or
-    how it ended; None: the scheduler does not know better than the run's events.
+    how it ended; None: the scheduler does not know better than the run's events. ``brought``: what
+    the run wrote was brought here by the look.
     """
 
     holds: bool | None
     state: RunState | None = None
     reason: str = ""
     job_id: str = ""
+    brought: bool = False
     details: dict[str, Any] | None = None  # of an end: what the outcome holds beside the state
 
 
 class Start(Protocol):
     """A job on its way: prepared while the run is recorded, then let go, or taken back."""
+
+    def provide(self, source: Snapshot, job: JobSpec, prefix: Prefix) -> str:
+        """Have the environment, and the code, where the ranks look for it; return its lock.
+
+        ProvisionError, SubmitError: it cannot be built, or be brought there.
+        """
 
     def go(self) -> None:
         """Let the job start; raise SubmitError when it cannot."""
@@ -109,6 +119,9 @@ class Scheduler(Protocol):
     def look(self, runs: Sequence[Open]) -> dict[str, View]:
         """Return what is known of each run, by id; one question for all."""
 
+    def refresh(self, runs: Sequence[Open]) -> None:
+        """Have the runs' folders show what they have written elsewhere, as far as that is known."""
+
     def cancel_waiting(self, runs: Sequence[Open]) -> None:
         """Have runs cancelled that have not started, as far as they still have not."""
 
@@ -129,7 +142,8 @@ def scheduler(kind: str) -> Scheduler:
         from launcher.scheduler.local import Local  # noqa: PLC0415
 
         return Local()
-    raise PlanError(
-        f"compute={kind}: submitting to it is not built yet",
-        hint="launcher plan shows what it will do; compute=local runs on this machine.",
-    )
+    if kind == "ssh":
+        from launcher.scheduler.ssh import Ssh  # noqa: PLC0415
+
+        return Ssh()
+    raise PlanError(f"compute={kind}: there is nothing that keeps its jobs")

@@ -20,9 +20,11 @@ from launcher.sweep.store import Groups
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from launcher.job import GroupPlan, LaunchPlan
+    from launcher.environment.locate import Prefix
+    from launcher.job import GroupPlan, JobSpec, LaunchPlan
     from launcher.process import Running
     from launcher.scheduler import Open
+    from launcher.snapshot import Snapshot
     from launcher.store import Folder
     from launcher.sweep.store import GroupFolder
 
@@ -38,6 +40,13 @@ class Started:
     folder: Folder
     process: Running
     log: str
+    say: Callable[[str], None]
+
+    def provide(self, source: Snapshot, job: JobSpec, prefix: Prefix) -> str:  # noqa: ARG002
+        """Have the environment built on this machine; launch.sh gets the code."""
+        from launcher.environment import build  # noqa: PLC0415 - to submit, not to list
+
+        return build.lock_text(build.ensure(prefix, self.say))
 
     def go(self) -> None:
         """Tell it to begin; its first word makes the run its own, whatever we do then."""
@@ -74,25 +83,25 @@ class Local:
         folder: RunFolder,
         plan: LaunchPlan,
         env: Mapping[str, str],
-        say: Callable[[str], None],  # noqa: ARG002
+        say: Callable[[str], None],
     ) -> Started:
         """Return the start of the supervisor, which takes as long as the run's recording."""
         (argv,) = plan.commands
         os.makedirs(folder.file("logs"))
-        return _start(folder, argv, folder.file("logs", "launch.log"), env)
+        return _start(folder, argv, folder.file("logs", "launch.log"), env, say)
 
     def queue(
         self,
         group: GroupFolder,
         plan: GroupPlan,
         env: Mapping[str, str],
-        say: Callable[[str], None],  # noqa: ARG002
+        say: Callable[[str], None],
         lock: int,
     ) -> None:
         """Start the pool of a group, which has its runs when this returns; else SubmitError."""
         (argv,) = plan.commands
         group.event(RunState.SUBMITTING, **this_process())
-        pool = _start(group, argv, group.file("pool.log"), env, holds=(lock,))
+        pool = _start(group, argv, group.file("pool.log"), env, say, holds=(lock,))
         try:
             pool.go()
         except BaseException:
@@ -115,6 +124,9 @@ class Local:
                 heartbeat = run.folder.file("heartbeat")
                 views[run.folder.id] = View(holds=alive(run.last, heartbeat))
         return views
+
+    def refresh(self, runs: Sequence[Open]) -> None:
+        """Do nothing: what runs write lies in their folders."""
 
     def cancel_waiting(self, runs: Sequence[Open]) -> None:
         """Have those cancelled that no pool has started; nothing was run, so none is committed."""
@@ -155,6 +167,7 @@ def _start(
     argv: tuple[str, ...],
     log: str,
     env: Mapping[str, str],
+    say: Callable[[str], None],
     holds: Sequence[int] = (),
 ) -> Started:
     with open(log, "ab") as output:
@@ -164,7 +177,7 @@ def _start(
             raise SubmitError(
                 f"{argv[0]} cannot be started: {error}", argv=argv, exit_status=127
             ) from error
-    return Started(folder=folder, process=started, log=log)
+    return Started(folder=folder, process=started, log=log, say=say)
 
 
 def _queued(run: Open, pools: dict[str, bool]) -> View:

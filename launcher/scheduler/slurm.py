@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from launcher import process
-from launcher.errors import LaunchError, StateError
+from launcher.errors import LaunchError, StateError, SubmitError
 from launcher.job import RunState
 from launcher.processes import this_process
 from launcher.scheduler import View, latest
@@ -25,13 +25,16 @@ from launcher.scheduler.slurm_view import (
 )
 from launcher.slurm import batch, queue
 from launcher.slurm.name import cluster_name
+from launcher.slurm.refusal import full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from launcher.job import GroupPlan, LaunchPlan, PlannedFile
+    from launcher.environment.locate import Prefix
+    from launcher.job import GroupPlan, JobSpec, LaunchPlan, PlannedFile
     from launcher.scheduler import Open
     from launcher.slurm.batch import Estimate
+    from launcher.snapshot import Snapshot
     from launcher.store import RunFolder
     from launcher.sweep.store import GroupFolder
 
@@ -49,6 +52,12 @@ class Queued:
     env: Mapping[str, str]
     say: Callable[[str], None]
     estimate: Estimate
+
+    def provide(self, source: Snapshot, job: JobSpec, prefix: Prefix) -> str:  # noqa: ARG002
+        """Have the environment built on this machine; launch.sh gets the code."""
+        from launcher.environment import build  # noqa: PLC0415 - to submit, not to list
+
+        return build.lock_text(build.ensure(prefix, self.say))
 
     def go(self) -> None:
         """Queue it, and write its number down; SubmitError when Slurm does not take it."""
@@ -114,6 +123,9 @@ class Slurm:
             views |= {run.folder.id: unasked(run, error.message) for run in ours}
         return views
 
+    def refresh(self, runs: Sequence[Open]) -> None:
+        """Do nothing: what runs write lies in their folders."""
+
     def queue(
         self,
         group: GroupFolder,
@@ -122,13 +134,27 @@ class Slurm:
         say: Callable[[str], None],
         lock: int,
     ) -> None:
-        """Queue a job array, and write its number down; SubmitError when Slurm refuses it."""
+        """Queue a job array, and write its number down; SubmitError when Slurm refuses it.
+
+        Where there is no room for all its runs, the first ones are queued before that is raised.
+        """
         (argv,) = plan.commands
         ours = batch.environment(_options(plan.files), env)
         group.event(RunState.SUBMITTING, **this_process(), job_name=plan.job_name)
-        job_id = batch.submit(argv, plan.job_name, ours, say, lock)
+        refused: SubmitError | None = None
+        try:
+            job_id = batch.submit(argv, plan.job_name, ours, say, lock)
+        except SubmitError as error:
+            count, argv = batch.fewer(argv, len(plan.runs)) if full(error.stderr) else (0, argv)
+            if not count:
+                raise
+            refused = error
+            group.keep(count)  # before the call: what we are killed after it counts too
+            job_id = batch.submit(argv, plan.job_name, ours, say, lock)
         group.event(RunState.PENDING, job_id=job_id, cluster=cluster_name())
         queue.forget()
+        if refused is not None:
+            raise refused
 
     def find(self, group: GroupFolder) -> bool:
         """Return whether Slurm has the array; its number is then written down."""

@@ -62,7 +62,11 @@ def numbered(folder: Folder, name: Any) -> str | None:
 def is_ours(run: Open, here: str) -> bool:
     """Return whether this user, on this cluster, can ask after the run's job."""
     cluster = run.told("cluster")
-    return os.stat(run.folder.path).st_uid == os.getuid() and cluster in (None, "", here)
+    try:
+        own = os.stat(run.folder.path).st_uid == os.getuid()
+    except FileNotFoundError:  # taken away at this moment, as its submit was interrupted
+        return False
+    return own and cluster in (None, "", here)
 
 
 def elsewhere(run: Open) -> View:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import process
 from launcher.errors import PlanError, SubmitError
 from launcher.slurm.ask import ask, no_answer, silent
-from launcher.slurm.refusal import refusal
+from launcher.slurm.refusal import full, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -136,7 +136,8 @@ def submit(
 
     ``job_name`` is the job's own: by it a job is found whose id did not reach us. A passing error
     is said through ``say`` and tried again, for half a minute; SubmitError after that, and for an
-    error that stays. ``lock``: an open file that sbatch holds until its own end, even if we die.
+    error that stays. ``lock``, of a job array: an open file that sbatch holds until its own end,
+    even if we die; that there is no room for so many tasks does not pass.
     """
     failed: SubmitError | None = None
     for pause in (0, *_PAUSES_S):
@@ -148,11 +149,26 @@ def submit(
             with _as_input(lock):
                 return found or _sbatch(argv, env)
         except SubmitError as error:
-            if not error.transient:
+            if not error.transient or (lock is not None and full(error.stderr)):
                 raise
             failed = error
     assert failed is not None  # noqa: S101 - for the type checker
     raise failed
+
+
+def fewer(argv: tuple[str, ...], count: int) -> tuple[int, tuple[str, ...]]:
+    """Return how many tasks of an array of ``count`` Slurm would take now, and the sbatch of those.
+
+    ``argv``: an sbatch that was refused, as there is no room. Slurm is asked by halves.
+    """
+    program, path = argv
+    most = re.search(r"^#SBATCH --array=\S*(%\d+)$", _script(argv), re.MULTILINE)
+    fits = 0
+    while count - fits > 1:
+        middle = (fits + count) // 2
+        done = ask((program, "--test-only", f"--array=0-{middle - 1}", path))
+        fits, count = (fits, middle) if done.status else (middle, count)
+    return fits, (program, f"--array=0-{fits - 1}{most[1] if most else ''}", path)
 
 
 @contextlib.contextmanager

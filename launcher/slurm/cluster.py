@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from launcher import process
-from launcher.job import Cluster, NodeGroup
+from launcher.cluster import Cluster, NodeGroup
+from launcher.slurm import limits
 from launcher.slurm.ask import ask, no_answer, silent, there
 from launcher.slurm.hosts import expand
 from launcher.slurm.sizes import seconds
@@ -36,7 +37,7 @@ def probe(job: JobSpec, *, arrays: bool = False) -> Cluster | None:
         "mpi": ("srun", "--mpi=list"),
         "nodes": ("sinfo", "--noheader", "--all", "--exact", "--noconvert", f"--format={_NODES}"),
         **_named(job.compute),
-        **({"config": ("scontrol", "show", "config")} if arrays else {}),
+        **(_of_arrays() if arrays else {}),
     }
     with ThreadPoolExecutor(len(questions)) as pool:
         answers = dict(zip(questions, pool.map(ask, questions.values()), strict=True))
@@ -58,6 +59,14 @@ def _named(compute: Any) -> dict[str, tuple[str, ...]]:
     return asked
 
 
+def _of_arrays() -> dict[str, tuple[str, ...]]:
+    """Return the questions that are asked for sweeps: how much may be queued at once."""
+    return {
+        "config": ("scontrol", "show", "config"),
+        "limits": limits.question(process.user()),
+    }
+
+
 def _useful(done: Completed) -> bool:
     return not done.status and not silent(done)
 
@@ -77,6 +86,9 @@ def _cluster(compute: Any, answers: dict[str, Completed]) -> Cluster:
         qos=qos,
         reservations=None if held is None else reservations(held),
         max_array=max_array(text.get("config", "")),
+        limits=limits.limits(
+            text.get("config", ""), text.get("limits", ""), process.user(), os.getuid()
+        ),
     )
 
 

@@ -17,7 +17,8 @@ from launcher.slurm.sizes import clock, megabytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from launcher.job import Cluster, JobSpec, NodeGroup
+    from launcher.cluster import Cluster, NodeGroup
+    from launcher.job import JobSpec
 
 # With one of these in compute.extra, sizes are the user's own business.
 _OWN_SIZES = {"partition", "clusters", "nodes", "overcommit", "ntasks", "ntasks-per-node", "qos"}

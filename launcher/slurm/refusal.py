@@ -22,6 +22,11 @@ _BUSY = re.compile(
     r"Unable to connect to database",
     re.IGNORECASE,
 )
+# Slurm holds as many jobs, of the user or of all, as it may.
+_FULL = re.compile(
+    r"MaxSubmitJob|MaxSubmitPU|GrpSubmitJob|MaxJobCount|temporarily unable to accept job",
+    re.IGNORECASE,
+)
 # sbatch's option -> the key that gives it. Any other is in compute.extra.
 _KEYS = {
     "nodes": "nodes",
@@ -83,6 +88,11 @@ _OPTION = re.compile(r"(?:^|[\s'])--([a-z][a-z-]+)")
 def passes(stderr: str) -> bool:
     """Return whether the same sbatch may succeed a little later."""
     return bool(SILENT.search(stderr) or _BUSY.search(stderr))
+
+
+def full(stderr: str) -> bool:
+    """Return whether sbatch would have taken fewer jobs."""
+    return bool(_FULL.search(stderr))
 
 
 def refusal(argv: Sequence[str], status: int | None, stderr: str, script: str = "") -> SubmitError:

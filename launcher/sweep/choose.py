@@ -39,10 +39,14 @@ class Content:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What is to be done, by signature: ``new`` are launched; ``kept`` have a run that stays."""
+    """What is to be done, by signature: ``new`` are launched; ``kept`` have a run that stays.
+
+    ``runs``: the latest run of each that has had one, the new ones too.
+    """
 
     new: Mapping[str, Draft]
     kept: Mapping[str, RunStatus]
+    runs: Mapping[str, str]
 
 
 def content(
@@ -91,14 +95,17 @@ def choose(
         last |= {e.signature: e.run for e in folder.entries() if e.run and e.signature in wanted}
     statuses = Looks(sweeps.store, last.values()).now()
     kept: dict[str, RunStatus] = {}
-    new: dict[str, Draft] = {}
+    first: dict[str, Draft] = {}
+    again: dict[str, Draft] = {}  # after the others: there may not be room for all
     for draft, name in zip(drafts, signatures, strict=True):
         status = statuses.get(last.get(name, ""))
-        if status is not None and _stays(status, policy):
+        if status is None:
+            first.setdefault(name, draft)
+        elif _stays(status, policy) and _has_outputs(draft, status, sweeps):
             kept[name] = status
         else:
-            new.setdefault(name, draft)
-    return Choice(new=new, kept=kept)
+            again.setdefault(name, draft)
+    return Choice(new={**first, **again}, kept=kept, runs=last)
 
 
 def _stays(status: RunStatus, policy: str) -> bool:
@@ -110,11 +117,19 @@ def _stays(status: RunStatus, policy: str) -> bool:
     return policy == "missing" or (policy == "failed" and status.state is RunState.SUCCEEDED)
 
 
+def _has_outputs(draft: Draft, status: RunStatus, sweeps: Sweeps) -> bool:
+    """Return whether the folder is still there that a Hydra application's outputs lie in."""
+    application = draft.job.application
+    if application is None or not application.outputs:
+        return True
+    return os.path.isdir(sweeps.store.folder(status.id).file("outputs"))
+
+
 def told(choice: Choice, policy: str) -> str:
     """Return in a line which points are not launched, and why."""
     states = Counter(status.state.value for status in choice.kept.values())
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    points = "1 point is" if len(choice.kept) == 1 else f"{len(choice.kept)} points are"
     return (
-        f"launcher: {len(choice.kept)} points are there already ({counts}): "
-        f"not launched again (sweep.rerun_policy={policy})"
+        f"launcher: {points} there already ({counts}): not launched again (rerun_policy={policy})"
     )

@@ -25,11 +25,33 @@ if TYPE_CHECKING:
     from launcher.sweep.store import GroupFolder, SweepFolder
 
 _MARK = "submitting"
+_STOP = "stop"  # beside it: who submits is to queue no more
 
 
 def mark(folder: SweepFolder, git_dirs: Sequence[str]) -> None:
     """Mark a sweep whose runs are being queued; ``git_dirs``: where they are recorded."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(folder.file(_STOP))  # of somebody who was killed
     write_atomically(folder.file(_MARK), json.dumps(git_dirs))
+
+
+def under_way(folder: SweepFolder) -> bool:
+    """Return whether runs of the sweep are being queued at this moment."""
+    return os.path.exists(folder.file(_MARK)) and folder.sweeps().is_locked()
+
+
+def stop(folder: SweepFolder) -> None:
+    """Return when nothing of the sweep is being queued; what was not queued by then will not be."""
+    if under_way(folder):
+        with contextlib.suppress(OSError):
+            open(folder.file(_STOP), "wb").close()
+        with folder.sweeps().locked():
+            pass
+
+
+def is_stopped(folder: SweepFolder) -> bool:
+    """Return whether somebody has the submit of the sweep stop."""
+    return os.path.exists(folder.file(_STOP))
 
 
 def unmark(folder: SweepFolder) -> None:
@@ -38,8 +60,8 @@ def unmark(folder: SweepFolder) -> None:
         os.unlink(folder.file(_MARK))
 
 
-def heal(folder: SweepFolder) -> int:
-    """Take away what an interrupted submit left and did not queue; return how many runs.
+def heal(folder: SweepFolder) -> frozenset[str]:
+    """Take away what interrupted submits left and did not queue; return those runs.
 
     LaunchError when a scheduler cannot be asked what it has: then nothing is changed.
     """
@@ -47,7 +69,7 @@ def heal(folder: SweepFolder) -> int:
         with open(folder.file(_MARK), encoding="utf-8") as file:
             git_dirs: list[str] = json.load(file)
     except FileNotFoundError:
-        return 0
+        return frozenset()
     queued = {group.path: group.runs() for group in folder.groups() if is_queued(group)}
     stay = {run for runs in queued.values() for run in runs}
     gone = [run for run in _own_runs(folder) if run not in stay]
@@ -66,7 +88,7 @@ def heal(folder: SweepFolder) -> int:
     else:
         folder.append([entry.without_run() for entry in entries if entry.run in left])
         unmark(folder)
-    return len(gone)
+    return frozenset(gone)
 
 
 def is_queued(group: GroupFolder) -> bool:

@@ -13,9 +13,10 @@ import time
 from typing import TYPE_CHECKING
 
 from launcher import show
-from launcher.cli.words import exit_status, runs_dir_option
+from launcher.cli.words import exit_status, runs_dir_option, worst
 from launcher.follow import Waiting
 from launcher.job import RunState
+from launcher.sweep.heal import under_way
 from launcher.sweep.status import MISSING, NOT_RUN, SweepLooks, best, counts, store_of, time_left
 from launcher.sweep.table import sweep_grid, sweep_text
 
@@ -66,18 +67,19 @@ def watched(
         say(f"\nlauncher: sweep {sweep.id} goes on without us")
         say(f"  launcher wait {told}   launcher cancel {told}")
         return None
-    return max((_status(point) for point in points), default=0)
+    return worst(_status(point) for point in points)
 
 
 def polled(looks: SweepLooks) -> Iterator[list[Point]]:
-    """Yield the points, again and again, until all their runs have ended."""
+    """Yield the points, again and again, until all their runs have ended and no more will come."""
     begun = time.monotonic()
     while True:
         before = time.monotonic()
+        more = under_way(looks.sweep)  # first: what it queues until then, we see
         points = looks.now()
         took = time.monotonic() - before
         yield points
-        if not any(point.status and not point.status.state.final for point in points):
+        if not more and not any(each.status and not each.status.state.final for each in points):
             return
         pause = min(_LOOK_S[0] + (before - begun) / 50, _LOOK_S[1])
         time.sleep(max(pause, took * _SHARE))

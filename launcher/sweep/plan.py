@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from launcher.errors import SubmitError
 from launcher.job import GroupPlan, PlannedFile
 from launcher.plan import own_files, plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from launcher.cluster import Limit
+    from launcher.compute import Compute
     from launcher.job import Facts, JobSpec, LaunchPlan
 
 # How a run is called, where it is put and how it is queued does not decide how it ends.
@@ -50,16 +54,14 @@ class Planner:
         """Begin without any."""
         self._known: dict[tuple[Any, ...], tuple[JobSpec, LaunchPlan]] = {}
 
+    def check(self, draft: Draft) -> None:
+        """Raise PlanError as ``plan`` does, where no such job was planned before."""
+        self._first(draft, "")
+
     def plan(self, draft: Draft, run_id: str) -> LaunchPlan:
         """Return the plan of ``draft`` as ``run_id``; raise PlanError as ``plan`` does."""
-        job, facts = draft.job, draft.facts
-        # The objects of a group are the same one for the same content; the first job keeps them.
-        parts = (id(job.compute), id(job.environment), id(job.dist), id(facts))
-        rest = (job.secrets, job.grace_s, job.hydra, bool(job.outputs))
-        key = (*parts, job.resources, tuple(job.env.items()), *rest)
-        if key not in self._known:
-            self._known[key] = (job, plan(job, facts, run_id, alone=False))
-        first, known = self._known[key]
+        job = draft.job
+        first, known = self._first(draft, run_id)
         if first is job and known.run_id == run_id:
             return known
         own = {file.path: file for file in own_files(job)}
@@ -71,6 +73,53 @@ class Planner:
             job_name=f"{job.name}-{run_id}",
             files=tuple(own.get(file.path, file) for file in known.files),
         )
+
+    def _first(self, draft: Draft, run_id: str) -> tuple[JobSpec, LaunchPlan]:
+        """Return the first job of this kind, and its plan."""
+        job, facts = draft.job, draft.facts
+        # The objects of a group are the same one for the same content; the first job keeps them.
+        parts = (id(job.compute), id(job.environment), id(job.dist), id(facts))
+        rest = (job.secrets, job.grace_s, job.hydra, len(own_files(job)))
+        key = (*parts, job.resources, tuple(job.env.items()), *rest)
+        if key not in self._known:
+            self._known[key] = (job, plan(job, facts, run_id, alone=False))
+        return self._known[key]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What limits leave room for: ``fits``; ``beyond``: how many drafts each limit keeps out."""
+
+    fits: Mapping[str, Draft]
+    beyond: Mapping[Limit, int]
+
+    def error(self, sweep_id: str) -> SubmitError:
+        """Return the error that tells what is not queued, and why."""
+        queued, kept = len(self.fits), sum(self.beyond.values())
+        return SubmitError(
+            f"{queued} of {queued + kept} runs of sweep {sweep_id} are queued: {self.told()}",
+            hint="The same command queues the rest, once others have ended.",
+        )
+
+    def told(self) -> str:
+        """Return which limits keep how many out."""
+        return ", ".join(f"{limit} keeps {count} out" for limit, count in self.beyond.items())
+
+
+def room(drafts: Mapping[str, Draft]) -> Room:
+    """Return which of these can be queued: the first ones, as far as there is room."""
+    taken: Counter[tuple[str, str]] = Counter()
+    beyond: Counter[Limit] = Counter()
+    fits = {}
+    for name, draft in drafts.items():
+        limits = draft.job.compute.limits(draft.facts)
+        full = next((each for each in limits if taken[each.name, each.of] >= each.room), None)
+        if full is None:
+            fits[name] = draft
+            taken.update((each.name, each.of) for each in limits)
+        else:
+            beyond[full] += 1
+    return Room(fits=fits, beyond=beyond)
 
 
 def groups(
@@ -87,10 +136,13 @@ def groups(
         secrets = tuple(sorted(draft.secrets.items()))
         key = (draft.job.compute.kind, shape, secrets, draft.job.secrets, id(draft.facts))
         shapes.setdefault(key, []).append((draft, run))
-    made: list[GroupPlan] = []
-    for members in (part for shape in shapes.values() for part in _parts(shape)):
-        number = first + len(made)
-        made.append(_group(members, f"{folder}/groups/{number}", f"{name}-{number}"))
+    parts = [part for shape in shapes.values() for part in _parts(shape)]
+    kinds = Counter(members[0][0].job.compute.kind for members in parts)
+    made = []
+    for number, members in enumerate(parts, first):
+        compute = members[0][0].job.compute
+        place = compute.shared(kinds[compute.kind])
+        made.append(_group(members, place, f"{folder}/groups/{number}", f"{name}-{number}"))
     return tuple(made)
 
 
@@ -102,9 +154,11 @@ def _parts(members: list[tuple[Draft, str]]) -> Iterator[list[tuple[Draft, str]]
         yield members[begin : begin + most]
 
 
-def _group(members: list[tuple[Draft, str]], folder: str, job_name: str) -> GroupPlan:
+def _group(
+    members: list[tuple[Draft, str]], compute: Compute, folder: str, job_name: str
+) -> GroupPlan:
     drafts, runs = zip(*members, strict=True)
-    jobs, compute = [draft.job for draft in drafts], drafts[0].job.compute
+    jobs = [draft.job for draft in drafts]
     details, files, commands = compute.group(jobs, drafts[0].facts, folder, job_name)
     values = {"kind": compute.kind, "runs": runs, **details}
     text = json.dumps(values) + "\n"
@@ -126,6 +180,8 @@ def signature(draft: Draft, content: Mapping[str, Any]) -> str:
     its environment's lock and what its data are.
     """
     config = {key: each for key, each in draft.job.config.items() if key not in _NOT_CONTENT}
+    if draft.job.application is not None:
+        config["script_params"] = draft.job.application.identity
     compute = {key: each for key, each in config["compute"].items() if key != "max_parallel"}
     text = json.dumps({**config, "compute": compute, **content}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

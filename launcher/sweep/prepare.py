@@ -39,7 +39,7 @@ def prepare(request: Request) -> Sweep:
         try:
             values = composer.values(point.overrides)
             draft = _draft(point, values, places)
-            planner.plan(draft, "")
+            planner.check(draft)
             drafts.append(draft)
         except (ConfigError, PlanError) as error:
             if not settings["skip_invalid"]:

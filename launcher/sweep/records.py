@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from launcher import record
-from launcher.job import LINK, RunState
+from launcher.job import LINK, RunRecord, RunState
 from launcher.processes import this_process
 from launcher.store import Folder
-from launcher.submission import link, record_of, recorded, write_files
+from launcher.submission import entry_in, link, record_of, recorded, write_files
 from launcher.sweep.store import SWEEPS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from concurrent.futures import Future
 
-    from launcher.job import LaunchPlan, RunRecord
+    from launcher.job import LaunchPlan
     from launcher.sweep.choose import Content
     from launcher.sweep.plan import Draft
     from launcher.sweep.store import SweepFolder
@@ -46,18 +46,28 @@ class New:
 
 def record_all(new: Sequence[New], content: Content, folder: SweepFolder, *, hide: bool) -> None:
     """Commit the runs and write their folders; ``hide``: each from git by itself."""
+    stores: dict[str, list[New]] = {}
+    for each in new:
+        stores.setdefault(each.draft.facts.git_dir, []).append(each)
     writer = _Writer(folder, hide=hide)
+    for git_dir, runs in stores.items():
+        recorder = record.Recorder(git_dir, [_source(each, content) for each in runs])
+        _record_store(runs, content, recorder, writer)
 
-    def finish(runs: list[tuple[New, RunRecord]], inputs: list[record.RunRecordInput]) -> None:
-        commits = record.commit_runs(inputs[0].snapshot.git_dir, inputs)
-        for (each, run), commit in zip(runs, commits, strict=True):
-            writer.write(each, replace(run, commit=commit))
+
+def _record_store(
+    new: Sequence[New], content: Content, recorder: record.Recorder, writer: _Writer
+) -> None:
+    def finish(runs: Sequence[New], inputs: Sequence[record.RunRecordInput]) -> None:
+        commits = recorder.commit(inputs)
+        for run, given, commit in zip(runs, inputs, commits, strict=True):
+            writer.write(run, RunRecord.committed(given.files["run.json"], commit))
 
     with ThreadPoolExecutor(1) as beside:
         under_way: list[Future[None]] = []
-        for part in _parts(new):
-            runs = [(each, _record(each)) for each in part]
-            inputs = [_input(each, run, content) for each, run in runs]
+        for begin in range(0, len(new), _AT_ONCE):
+            runs = new[begin : begin + _AT_ONCE]
+            inputs = [_input(each, content) for each in runs]
             if len(under_way) > 1:  # no more texts in memory than two parts have
                 under_way.pop(0).result()
             under_way.append(beside.submit(finish, runs, inputs))
@@ -65,26 +75,19 @@ def record_all(new: Sequence[New], content: Content, folder: SweepFolder, *, hid
             each.result()
 
 
-def _parts(new: Sequence[New]) -> Iterator[Sequence[New]]:
-    """Yield the runs in parts that are recorded by one call."""
-    stores: dict[str, list[New]] = {}
-    for each in new:
-        stores.setdefault(each.draft.facts.git_dir, []).append(each)
-    for runs in stores.values():
-        for begin in range(0, len(runs), _AT_ONCE):
-            yield runs[begin : begin + _AT_ONCE]
+def _source(new: New, content: Content) -> record.RunSource:
+    snapshot = content.snapshots[new.draft.job.source_directory]
+    entry = entry_in(snapshot, new.draft.job)
+    return record.RunSource(run_id=new.plan.run_id, snapshot=snapshot, entry=entry)
 
 
-def _record(new: New) -> RunRecord:
-    run = record_of(new.draft.job, new.draft.facts, new.plan)
+def _input(new: New, content: Content) -> record.RunRecordInput:
+    job, facts = new.draft.job, new.draft.facts
     sweep = new.group.partition("/")[0]
-    return replace(run, sweep=sweep, point=new.draft.number, signature=new.signature)
-
-
-def _input(new: New, run: RunRecord, content: Content) -> record.RunRecordInput:
-    job = new.draft.job
-    source = content.snapshots[job.source_directory]
-    return recorded(run, job, new.plan, source, content.locks[id(new.draft.facts)])
+    point, source = new.draft.number, content.snapshots[job.source_directory]
+    run = record_of(job, facts, new.plan)
+    run = replace(run, sweep=sweep, point=point, signature=new.signature)
+    return recorded(run, job, new.plan, source, content.locks[id(facts)])
 
 
 class _Writer:
@@ -96,8 +99,8 @@ class _Writer:
         self._shared: dict[tuple[str, ...], str] = {}  # texts -> the folder that has them
         self._process = this_process()
 
-    def write(self, new: New, run: RunRecord) -> None:
-        """Write the folder of ``run``."""
+    def write(self, new: New, text: str) -> None:
+        """Write the folder of a run; ``text``: of its run.json."""
         path = new.plan.run_dir
         os.mkdir(path)
         for file in new.plan.files:
@@ -116,7 +119,7 @@ class _Writer:
             "task": new.task,
         }
         _new_file(f"{path}/events.jsonl", json.dumps(event) + "\n")
-        _new_file(f"{path}/run.json", run.to_json())
+        _new_file(f"{path}/run.json", text)
 
     def _support(self, plan: LaunchPlan) -> str:
         """Return where the files that runs have in common are, as seen from a run's folder."""

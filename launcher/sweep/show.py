@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from launcher import show
-from launcher.sweep.plan import Planner, groups
+from launcher.sweep.plan import Planner, groups, room
 
 if TYPE_CHECKING:
     from launcher.job import GroupPlan
-    from launcher.sweep.plan import Left
+    from launcher.sweep.plan import Left, Room
     from launcher.sweep.submit import Queued, Sweep
 
 
 def plan_text(sweep: Sweep) -> str:
     """Return all points, and what queues them; as if none of them were there already."""
-    planned = _groups(sweep)
+    there = _room(sweep)
+    planned = _groups(sweep, there)
     where = {
-        run: (plan.folder.rpartition("/")[2], task)
+        run: (plan.folder.rpartition("/")[2], str(task))
         for plan in planned
         for task, run in enumerate(plan.runs)
     }
     rows = []
     for draft, run in zip(sweep.drafts, _runs(sweep), strict=True):
-        group, task = where[run]
+        group, task = where.get(run, ("", ""))
         values = [draft.values.get(key, "") for key in sweep.keys]
-        rows.append([str(draft.number), *values, show.ranks(draft.job.resources), group, str(task)])
+        rows.append([str(draft.number), *values, show.ranks(draft.job.resources), group, task])
     heads = ["POINT", *sweep.keys, "RANKS", "GROUP", "TASK"]
     parts = [f"# points\n{show.table(heads, rows)}"]
     parts += [f"# left out: {_left(each)}\n" for each in sweep.left]
+    if there.beyond:
+        count = len(there.fits)
+        parts.append(f"# beyond a limit: a submit queues {count} now: {there.told()}\n")
     for plan in planned:
         files = "".join(f"# file {each.path}\n{each.text}" for each in plan.files)
         kind = f"{plan.kind}, {len(plan.runs)} runs"
@@ -46,8 +51,12 @@ def plan_json(sweep: Sweep) -> str:
         for draft, run in zip(sweep.drafts, _runs(sweep), strict=True)
     ]
     left = [{"point": e.number, "values": e.values, "reason": e.reason} for e in sweep.left]
-    queued = [plan.to_json() for plan in _groups(sweep)]
-    return show.json_text({"id": sweep.id, "points": points, "left": left, "groups": queued})
+    there = _room(sweep)
+    queued = [plan.to_json() for plan in _groups(sweep, there)]
+    beyond = [{"points": count, **asdict(limit)} for limit, count in there.beyond.items()]
+    return show.json_text(
+        {"id": sweep.id, "points": points, "left": left, "beyond": beyond, "groups": queued}
+    )
 
 
 def _left(left: Left) -> str:
@@ -59,9 +68,14 @@ def _runs(sweep: Sweep) -> list[str]:
     return [f"{sweep.id}-{draft.number:04}" for draft in sweep.drafts]
 
 
-def _groups(sweep: Sweep) -> tuple[GroupPlan, ...]:
+def _room(sweep: Sweep) -> Room:
+    return room(dict(zip(_runs(sweep), sweep.drafts, strict=True)))
+
+
+def _groups(sweep: Sweep, there: Room) -> tuple[GroupPlan, ...]:
     folder = f"{sweep.runs_dir}/.sweeps/{sweep.id}"
-    return groups(sweep.drafts, _runs(sweep), folder, f"{sweep.name}-{sweep.id}")
+    drafts, runs = list(there.fits.values()), list(there.fits)
+    return groups(drafts, runs, folder, f"{sweep.name}-{sweep.id}")
 
 
 def queued_lines(sweep: Sweep, done: Queued, where: str) -> list[str]:

@@ -10,6 +10,7 @@ from launcher.errors import LaunchError, StateError
 from launcher.job import RunState
 from launcher.run import PATIENCE_S
 from launcher.scheduler import scheduler
+from launcher.sweep import heal
 from launcher.sweep.status import SweepLooks
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def stop(sweep: SweepFolder) -> list[Point]:
     Ranks have their run's ``grace_s`` between SIGTERM and SIGKILL, all of them the same one.
     StateError, when all others have ended, for runs that cannot be reached from this machine.
     """
+    heal.stop(sweep)
     looks, stopping = SweepLooks(sweep), _Stopping()
     while True:
         before = time.monotonic()

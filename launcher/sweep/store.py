@@ -89,6 +89,11 @@ class GroupFolder(Folder):
         """Return the runs' ids, by task."""
         return [str(each) for each in self._values().get("runs", ())]
 
+    def keep(self, count: int) -> None:
+        """Have the group be its first runs only."""
+        values = {**self._values(), "runs": self.runs()[:count]}
+        write_atomically(self.file("group.json"), json.dumps(values) + "\n")
+
     def run(self, task: int) -> RunFolder:
         """Return the folder of the run that a task is."""
         path = os.path.join(self.path, *[os.pardir] * 4, self.runs()[task])
@@ -151,6 +156,10 @@ class SweepFolder(Folder):
         with open(self.file("points.jsonl"), "a", encoding="utf-8") as file:
             file.write("\n" + _lines(entries))  # a line that was not finished stays apart
 
+    def sweeps(self) -> Sweeps:
+        """Return all sweeps of the store that holds this one."""
+        return Sweeps(Store(os.path.dirname(os.path.dirname(self.path))))
+
     def run_path(self, run_id: str) -> str:
         """Return the path of a run's folder."""
         return os.path.join(os.path.dirname(os.path.dirname(self.path)), run_id)
@@ -179,6 +188,7 @@ class Sweeps:
         """Name the store; nothing is read or made."""
         self.store = store
         self.path = os.path.join(store.path, SWEEPS)
+        self._lock = os.path.join(self.path, "lock")
 
     def folder(self, sweep_id: str) -> SweepFolder:
         """Return the folder of ``sweep_id``, there or not."""
@@ -220,12 +230,28 @@ class Sweeps:
         """
         os.makedirs(self.path, exist_ok=True)
         write_atomically(os.path.join(self.path, ".gitignore"), "*\n")
-        lock = os.open(os.path.join(self.path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield lock
         finally:
             os.close(lock)
+
+    def is_locked(self) -> bool:
+        """Return whether somebody queues a sweep in this store, as far as its disk tells."""
+        try:
+            lock = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return False
+        finally:
+            os.close(lock)
+        return False
 
 
 class Groups:

@@ -17,17 +17,17 @@ from launcher.store import Store
 from launcher.submission import secret_values, variables, warn, write_files
 from launcher.sweep import heal
 from launcher.sweep.choose import choose, content, told
-from launcher.sweep.plan import Planner, groups
+from launcher.sweep.plan import Planner, groups, room
 from launcher.sweep.records import New, record_all
 from launcher.sweep.store import Entry, GroupFolder, SweepRecord, Sweeps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from launcher.git import Place
     from launcher.job import GroupPlan
-    from launcher.sweep.choose import Choice, Content
-    from launcher.sweep.plan import Draft, Left
+    from launcher.sweep.choose import Content
+    from launcher.sweep.plan import Draft, Left, Room
     from launcher.sweep.store import SweepFolder
 
 
@@ -49,10 +49,15 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queued:
-    """What a submit did: the sweep's folder, and the groups of this submit."""
+    """What a submit did: the sweep's folder, and the groups of this submit.
+
+    ``room``: that limits left for its missing points; those beyond it are not launched.
+    """
 
     folder: SweepFolder
     groups: tuple[GroupPlan, ...]
+    runs: tuple[str, ...]  # ids, by draft, those that were there before too; "": no room for it
+    room: Room
 
 
 class _How(NamedTuple):
@@ -62,7 +67,7 @@ class _How(NamedTuple):
 
 
 def submit(sweep: Sweep, say: Callable[[str], None]) -> Queued:
-    """Return the sweep, its missing points queued; raise LaunchError when not all are.
+    """Return the sweep, its missing points queued; raise LaunchError when that failed half way.
 
     What was queued before the error stays, and is said; the same sweep again queues the rest.
     """
@@ -76,24 +81,30 @@ def submit(sweep: Sweep, say: Callable[[str], None]) -> Queued:
         choice = choose(sweep.drafts, made.signatures, sweeps, sweep.rerun_policy)
         if choice.kept:
             say(told(choice, sweep.rerun_policy))
+        there = room(choice.new)
         digest = hashlib.sha256("".join(made.signatures).encode()).hexdigest()[:32]
         same = next((each for each in sweeps.all() if each.record().digest == digest), None)
-        if same is not None and not choice.new:
-            return Queued(folder=same, groups=())
         folder = same or sweeps.folder(sweep.id)
-        ids = heal.next_ids(folder, len(choice.new))
-        runs = dict(zip(choice.new, ids, strict=True))
-        _write_down(sweep, made, {**_ids(choice), **runs}, folder, digest)
+        if there.beyond and not there.fits:
+            raise there.error(folder.id)
+        if same is not None and not choice.new:
+            known = tuple(choice.runs[name] for name in made.signatures)
+            return Queued(folder=same, groups=(), room=there, runs=known)
+        runs = dict(zip(there.fits, heal.next_ids(folder, len(there.fits)), strict=True))
+        every = {**choice.runs, **runs}
+        _write_down(sweep, made, every, folder, digest)
         try:
-            planned = _launch(sweep, made, choice, runs, folder, _How(say, lock, hide=not own))
+            how = _How(say, lock, hide=not own)
+            planned = _launch(sweep, made, there.fits, runs, folder, how)
         except BaseException as error:
-            raise _partly(error, folder, len(choice.new)) from error
+            raise _partly(error, folder, runs.values()) from error
         heal.unmark(folder)
-        return Queued(folder=folder, groups=planned)
-
-
-def _ids(choice: Choice) -> dict[str, str]:
-    return {name: status.id for name, status in choice.kept.items()}
+        return Queued(
+            folder=folder,
+            groups=planned,
+            room=there,
+            runs=tuple(every.get(name, "") for name in made.signatures),
+        )
 
 
 def _write_down(
@@ -101,7 +112,7 @@ def _write_down(
 ) -> None:
     """Write which run each point is, before there are any; ``runs``: ids, by signature."""
     entries = [
-        Entry(point=draft.number, run=runs[name], signature=name, values=draft.values)
+        Entry(point=draft.number, run=runs.get(name, ""), signature=name, values=draft.values)
         for draft, name in zip(sweep.drafts, made.signatures, strict=True)
     ]
     git_dirs = sorted({draft.facts.git_dir for draft in sweep.drafts})
@@ -127,24 +138,26 @@ def _write_down(
 def _launch(
     sweep: Sweep,
     made: Content,
-    choice: Choice,
+    new: Mapping[str, Draft],
     runs: Mapping[str, str],
     folder: SweepFolder,
     how: _How,
 ) -> tuple[GroupPlan, ...]:
     """Write, record and queue the new runs; return their groups."""
-    drafts = list(choice.new.values())
+    drafts = list(new.values())
     known = len(folder.groups())
     job_name = f"{sweep.name}-{folder.id}"
     planned = groups(drafts, list(runs.values()), folder.path, job_name, known)
     folders = [GroupFolder(plan.folder) for plan in planned]
     for group, plan in zip(folders, planned, strict=True):
         write_files(group, plan.files)
-    by_run = dict(zip(runs.values(), choice.new.items(), strict=True))
+    by_run = dict(zip(runs.values(), new.items(), strict=True))
     record_all(_new_runs(planned, by_run, folder), made, folder, hide=how.hide)
     for draft in {id(draft.facts): draft for draft in drafts}.values():
         warn(draft.job, draft.facts, how.say)
     for group, plan in zip(folders, planned, strict=True):
+        if heal.is_stopped(folder):
+            raise SubmitError(f"sweep {folder.id} was cancelled meanwhile")
         _, first = by_run[plan.runs[0]]
         env = variables(secret_values(first.job, first.secrets))
         scheduler(plan.kind).queue(group, plan, env, how.say, how.lock)
@@ -164,14 +177,15 @@ def _new_runs(
     return new
 
 
-def _partly(error: BaseException, folder: SweepFolder, count: int) -> BaseException:
+def _partly(error: BaseException, folder: SweepFolder, runs: Collection[str]) -> BaseException:
     """Return the error of a submit that ended early, with what is queued all the same."""
     try:
         gone = heal.heal(folder)
     except LaunchError as unknown:
         message = f"what of sweep {folder.id} is queued is not known: {unknown}"
         return SubmitError(message, hint="The same command asks again, and queues the rest.")
-    if not isinstance(error, LaunchError) or gone == count:
+    queued = sum(run not in gone for run in runs)
+    if not isinstance(error, LaunchError) or not queued:
         return error
-    message = f"{count - gone} of {count} runs of sweep {folder.id} are queued: {error.message}"
+    message = f"{queued} of {len(runs)} runs of sweep {folder.id} are queued: {error.message}"
     return SubmitError(message, hint=f"{error.hint} The same command queues the rest.".strip())

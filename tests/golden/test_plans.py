@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import pytest
 from launcher import app, config
 from launcher.environment.locate import Prefix
 from launcher.errors import PlanError
+from launcher.hosts import Host, Hosts
 from launcher.job import Facts, LaunchPlan
 from launcher.plan import plan
 from launcher.show import plan_text
@@ -109,10 +111,32 @@ def facts(**changes: object) -> Facts:
     return Facts(**{**values, **changes})  # type: ignore[arg-type]
 
 
+def ssh_facts(nodes: int) -> Facts:
+    """What a look at two hosts finds: the launcher's own code is there by its content."""
+    first = Host(name="hosta", address="10.0.0.1", user="me", port=22, hostname="a", cpus=8, gpus=2)
+    other = replace(first, name="me@hostb:2222", address="hostb", port=2222, hostname="b")
+    there = Hosts(
+        hosts=(first, other)[:nodes],
+        workdir="/home/me/.launcher",
+        config="/home/me/my project/ssh config",
+        python="python3",
+        connect_timeout_s=10.0,
+    )
+    prefix = replace(
+        facts().prefix,
+        path="/home/me/.launcher/cache/envs/0123456789abcdef",
+        python="/home/me/.launcher/cache/envs/0123456789abcdef/bin/python",
+        mpirun="/home/me/.launcher/cache/envs/0123456789abcdef/bin/mpirun",
+    )
+    root = "/home/me/.launcher/lib/0123456789012345678901234567890123456789"
+    return facts(hosts=there, prefix=prefix, python="/usr/bin/python3", package_root=root, gpus=2)
+
+
 def planned(overrides: tuple[str, ...], **values: object) -> LaunchPlan:
     request = app.Request(overrides=("entry_script=train.py", *overrides), values=values)
     job, _ = config.resolve(app.compose(request), request.overrides)
-    return plan(job, facts(), "261123-120000-abcd")
+    seen = ssh_facts(job.resources.nodes) if job.compute.kind == "ssh" else facts()
+    return plan(job, seen, "261123-120000-abcd")
 
 
 @pytest.mark.parametrize("case", [*CASES, *VALUES])

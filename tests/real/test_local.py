@@ -11,15 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 import launcher
+from tests.conftest import Project
 from tests.real.conftest import PLAIN, RANKS, events, log, processes_of, state, until
-
-if TYPE_CHECKING:
-    from tests.conftest import Project
+from tests.real.slurm import WAITS
 
 SHOW = "import json, os, sys\nprint(json.dumps([sys.argv, os.getcwd(), sys.path[0], __name__]))\n"
 BOTH = pytest.mark.parametrize("options", [PLAIN, RANKS], ids=["single", "mpi"])
@@ -656,3 +654,33 @@ def test_from_python(project: Project) -> None:
     assert lines[0] == f"{project.run.name} SUCCEEDED 'out\\n' 1"
     assert lines[1:3] == ["SUCCEEDED", "SUCCEEDED"]
     assert lines[3].startswith("refused: entry_script=nothing.py")
+
+
+def test_a_run_that_only_its_commit_tells_of(git_project: Project, tmp_path: Path) -> None:
+    git_project.write("train.py", WAITS)
+    done = git_project.launch("entry_script=train.py", *PLAIN, "wait=false")
+    run = git_project.run
+    ref = f"refs/launcher/runs/{run.name}"
+    subprocess.run(("git", "clone", "-q", str(git_project.path), str(tmp_path / "o")), check=True)
+    other = Project(tmp_path / "o")
+    fetch = ("git", "fetch", "-q", "origin", f"+{ref}:{ref}")
+    subprocess.run(fetch, cwd=other.path, check=True)
+    assert done.returncode == 0
+    # On this machine its folder is still to be seen, and is the one that is used.
+    assert f'"id": "{run.name}"' in other.launch("show", run.name, "--json").stdout
+    assert not (other.path / "runs").exists()
+    kept = run.rename(git_project.path / "gone")
+    refused = other.launch("show", run.name)
+    assert refused.returncode == 1
+    assert "its commit tells no outcome" in refused.stderr
+    assert f"git fetch REMOTE +{ref}:{ref}" in refused.stderr
+    kept = kept.rename(run)
+    (run / "go").touch()
+    until(lambda: state(run) == "SUCCEEDED")
+    assert git_project.launch("wait", run.name).returncode == 0
+    subprocess.run(fetch, cwd=other.path, check=True)
+    run.rename(git_project.path / "gone")
+    shown = json.loads(other.launch("show", run.name, "--json").stdout)
+    assert (shown["state"], shown["exit_status"]) == ("SUCCEEDED", 0)
+    assert other.launch("logs", run.name).returncode == 0
+    assert "SUCCEEDED" in other.launch("runs").stdout

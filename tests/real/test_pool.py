@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import launcher
 from tests.conftest import Project
 from tests.real.conftest import PLAIN, events, log, processes_of, state, until
 
@@ -251,3 +252,26 @@ def test_secrets_reach_the_ranks_and_no_file(lab: Project) -> None:
         assert log(run).startswith(f"{value[::-1]} {len(value)}")
     files = [each for each in lab.path.parent.rglob("*") if each.is_file()]
     assert not [each for each in files if value.encode() in each.read_bytes()]
+
+
+def test_from_python(lab: Project) -> None:
+    words = (*PLAIN, SMALL, "script_params.lr=0.1,0.2")
+    sweep = launcher.submit_sweep(
+        *words, entry_script="train.py", script_params={"until": "open:1"}
+    )
+    assert [point["values"] for point in sweep.points] == [
+        {"script_params.lr": "0.1"},
+        {"script_params.lr": "0.2"},
+    ]
+    until(lambda: any(run.state.value == "RUNNING" for run in sweep.runs))
+    with pytest.raises(TimeoutError, match=sweep.id):
+        sweep.wait(timeout_s=0.1)
+    let_go(lab)
+    assert sweep.wait(60) == {"SUCCEEDED": 2} == sweep.states
+    again = launcher.submit_sweep(
+        *words, entry_script="train.py", script_params={"until": "open:1"}
+    )
+    assert again.id == sweep.id
+    assert again.cancel() == {"SUCCEEDED": 2}  # what has ended is left alone
+    with pytest.raises(launcher.LaunchError, match="procs_per_node=0"):
+        launcher.submit_sweep(*words, "procs_per_node=0", entry_script="train.py")

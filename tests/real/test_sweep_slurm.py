@@ -25,6 +25,10 @@ REPORTS = (
     "launcher.report(score=lr * int(os.environ.get('WORLD_SIZE', 1)))\n"
     "print(lr, os.environ.get('WORLD_SIZE'), os.environ['LAUNCHER_RUN_ID'])\n"
 )
+WAITS_FOR_GO = (
+    "#!/bin/bash\ntouch called\nwhile [ ! -e go ]; do sleep 0.05; done\n"
+    'PATH=${PATH#*:} exec sbatch "$@"\n'
+)
 TASKS = ("squeue", "--noheader", "--array", "--user=launchertest", "--format=%F %K %j %D %t")
 
 
@@ -108,6 +112,14 @@ def test_as_many_at_once_as_allowed(team: UserProject) -> None:
     until(lambda: "JobArrayTaskLimit" in team.launch("runs").stdout)
 
 
+def test_arrays_of_one_sweep_share_what_may_run_at_once(team: UserProject) -> None:
+    line = (*SWEEP, "script_params.lr=range(3)")
+    for arrays, most, share in (("5", 5, "0-2%5"), ("5,6", 5, "0-2%2"), ("5,6,7", 2, "0-2%1")):
+        words = (f"compute.time={arrays}", f"compute.max_parallel={most}")
+        plan = team.launch("plan", *line, *words).stdout
+        assert plan.count(f"#SBATCH --array={share}\n") == arrays.count(",") + 1, plan
+
+
 def test_points_may_differ_in_anything(team: UserProject) -> None:
     _, said = sweep(
         team,
@@ -181,6 +193,33 @@ def test_cancel_ends_all_of_a_sweep(team: UserProject) -> None:
     assert done.returncode == 0, done.stderr
     until(lambda: tasks(team) == [])
     assert {team.shown(run) for run in team.runs} == {"CANCELLED"}
+
+
+def test_a_sweep_that_is_being_submitted_is_waited_for_and_cancelled(team: UserProject) -> None:
+    """The first of two arrays is on its way, for as long as its sbatch waits for a file."""
+    sbatch = team.write("bin/sbatch", WAITS_FOR_GO)
+    sbatch.chmod(0o755)
+    env = {"PATH": f"{sbatch.parent}:{team.env['PATH']}"}
+    submit = team.start(*SWEEP, HELD, "compute.time=5,6", "script_params.lr=1,2", **env)
+    until((team.path / "called").exists)
+    (sweep_id,) = (each.name for each in (team.path / "runs/.sweeps").glob("2*"))
+    waiting = team.start("wait", sweep_id)
+    cancelling = team.start("cancel", sweep_id)
+    until((team.path / f"runs/.sweeps/{sweep_id}/stop").exists)
+    assert (waiting.poll(), cancelling.poll(), submit.poll()) == (None, None, None)
+    team.write("go", "")
+    _, said = submit.communicate(timeout=60)
+    assert submit.returncode == 3
+    assert f"2 of 4 runs of sweep {sweep_id} are queued" in said
+    assert "cancelled meanwhile" in said
+    out, said = cancelling.communicate(timeout=60)
+    assert cancelling.returncode == 0, said
+    assert "2 CANCELLED, 2 NOT RUN" in out
+    out, said = waiting.communicate(timeout=60)
+    assert waiting.returncode == 130, said
+    assert tasks(team) == []
+    _, said = sweep(team, HELD, "compute.time=5,6", "script_params.lr=1,2")
+    assert "4 runs queued as 2 job arrays" in said
 
 
 def test_a_task_that_is_preempted_goes_on(team: UserProject) -> None:

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from launcher import app, config
+from launcher.cluster import Cluster, NodeGroup
 from launcher.explain import Evidence, Explanation, explain
-from launcher.job import Cluster, NodeGroup, RunRecord, RunState
+from launcher.job import RunRecord, RunState
 
 if TYPE_CHECKING:
     from pathlib import Path

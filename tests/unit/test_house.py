@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MODULES = sorted([*(ROOT / "launcher").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")])
 APPLICATION = {  # of hydra_app/
-    *("callback.py", "entry.py", "jobs.py", "launch.py", "pickled.py"),
+    *("callback.py", "entry.py", "composed.py", "jobs.py", "launch.py", "pickled.py"),
     "__init__.py",  # of the plugin
 }
 MAY_IMPORT = {

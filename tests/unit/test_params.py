@@ -96,7 +96,7 @@ def test_a_bad_duration_names_the_key_and_the_forms(value: Any) -> None:
             ["n=null", "f=true", "v=0.1", "l=[1,'a b']"],
         ),
         ({"a": {"b": "1", "c": {"d": 2}}}, ["a.b=1", "a.c.d=2"]),
-        ({"--config-name": "other"}, ["--config-name", "other"]),
+        ({"": ["--seed", "5"], "a": "1"}, ["--seed", "5", "a=1"]),
     ],
 )
 def test_overrides_as_typed(given_params: dict[str, Any], words: list[str]) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from launcher.cluster import NodeGroup
 from launcher.errors import SubmitError
-from launcher.job import NodeGroup
 from launcher.slurm import cluster, sizes
 from launcher.slurm.hosts import expand
 

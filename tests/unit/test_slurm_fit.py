@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from launcher.cluster import Cluster, NodeGroup
 from launcher.compute.slurm import Slurm
 from launcher.errors import PlanError
-from launcher.job import Cluster, JobSpec, NodeGroup, Resources
+from launcher.job import JobSpec, Resources
 from launcher.slurm import cluster, fit
 
 RECORDED = Path(__file__).parent / "recorded" / "slurm-22.05"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
+from launcher.cli.words import worst
 from launcher.errors import ConfigError, StoreError
 from launcher.job import RunState
 from launcher.observe import observe_some
@@ -337,3 +338,13 @@ def test_a_picture_of_what_is_not_there(
         picture([point(0, loss=1.0)], Request(x=x, y=y, group_by=group), Store(str(tmp_path)))
     assert error.value.message == f"{message}: no run of the sweep has it"
     assert "Allowed: l" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("statuses", "worst_of_them"),
+    [((), 0), ((0, 0), 0), ((0, 130), 130), ((130, 1, 0), 1), ((1, 130), 1)],
+)
+def test_a_failure_tells_more_than_a_cancellation(
+    statuses: tuple[int, ...], worst_of_them: int
+) -> None:
+    assert worst(statuses) == worst_of_them

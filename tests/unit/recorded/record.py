@@ -13,8 +13,8 @@ import re
 import time
 from pathlib import Path
 
-from launcher.slurm import batch, cluster, queue
-from tests.cluster.cluster import Cluster
+from launcher.slurm import batch, cluster, limits, queue
+from tests.cluster.cluster import ACCOUNT, QOS, Cluster
 from tests.cluster.user import USER, account
 
 SETTINGS = {
@@ -105,6 +105,31 @@ def questions(to: Recorder) -> None:
     to.say("scontrol", "update", *node, user="root")
     words = ("show", "associations", f"user={USER}", "format=account,qos")
     to.keep("associations", to.say("sacctmgr", "--noheader", "--parsable2", *words))
+
+
+def queue_limits(to: Recorder) -> None:
+    """Keep limits of all kinds, of a user who has jobs."""
+    submit = "MaxSubmitJobs"
+    for words in (
+        ("user", USER, "set", f"{submit}=10"),
+        ("account", ACCOUNT, "set", "GrpSubmitJobs=15"),
+        ("qos", QOS, "set", f"{submit}PerUser=5", f"{submit}PerAccount=7", "GrpSubmitJobs=20"),
+    ):
+        to.say("sacctmgr", "--immediate", "modify", *words, user="root")
+    time.sleep(1)
+    to.keep("limits-unused", to.say(*limits.question(USER)))
+    to.submit("--hold", "--array=0-2")
+    to.submit("--hold", "--array=0-1", f"--qos={QOS}")
+    to.keep("limits", to.say(*limits.question(USER)))
+    to.keep("config", to.say("scontrol", "show", "config"))
+    for words in (
+        ("user", USER, "set", f"{submit}=-1"),
+        ("account", ACCOUNT, "set", "GrpSubmitJobs=-1"),
+        ("qos", QOS, "set", f"{submit}PerUser=-1", f"{submit}PerAccount=-1", "GrpSubmitJobs=-1"),
+    ):
+        to.say("sacctmgr", "--immediate", "modify", *words, user="root")
+    to.say("scancel", f"--user={USER}")
+    time.sleep(1)
 
 
 def refusals(to: Recorder) -> None:
@@ -212,6 +237,7 @@ def main() -> None:
     with Cluster(accounting="dbd", settings=SETTINGS) as up:
         to = Recorder(up)
         questions(to)
+        queue_limits(to)
         refusals(to)
         jobs(to)
         silence(to)

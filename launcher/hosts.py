@@ -1,0 +1,39 @@
+"""Machines that are reached by ssh, as values: what a plan and a run's record hold of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """A machine that is reached by ssh, as it was seen."""
+
+    name: str  # as it is configured: an alias, or user@host:port
+    address: str  # by which the other hosts reach it
+    user: str
+    port: int
+    hostname: str  # its own word for itself
+    cpus: int
+    gpus: int = 0  # NVIDIA's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hosts:
+    """The hosts of a run, in rank order, and what is the same on all of them."""
+
+    hosts: tuple[Host, ...]
+    workdir: str  # absolute; below it all that is ours
+    config: str  # ssh's configuration file; "": the user's own
+    python: str  # word that starts Python there
+    connect_timeout_s: float
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Hosts:
+        """Return the hosts that ``dataclasses.asdict`` gave; raise KeyError or TypeError."""
+        return cls(**{**values, "hosts": tuple(Host(**each) for each in values["hosts"])})
+
+    def folder(self, run_id: str) -> str:
+        """Return a run's folder, which has the same path on each host."""
+        return f"{self.workdir}/runs/{run_id}"

@@ -1,0 +1,192 @@
+"""The other end of a connection: answers requests on its standard input, on a host.
+
+Standard library only: it is sent over the connection itself and runs from memory, before anything
+of ours is on the host. Once the launcher's own code is there, ``there`` adds the rest.
+
+A message is a line of JSON, whose ``size`` says how many bytes follow it. Of each request's
+answers the last has ``ok``, or ``error``; those before it tell how it goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import pwd
+import select
+import shutil
+import signal
+import socket
+import sys
+import threading
+import traceback
+import zlib
+from types import ModuleType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import IO, Any
+
+    from launcher.ssh.objects import Objects
+
+MARK = b"launcher-agent 1\n"  # before it, a login script may have printed what it likes
+
+
+class Refused(Exception):  # noqa: N818 - what is wrong here is for the other end to tell
+    """Why a request cannot be carried out, in words for a person."""
+
+
+class Agent:
+    """One connection. ``requests`` has what carries out each of them, by name."""
+
+    def __init__(self, source: IO[bytes], sink: IO[bytes], objects: Any) -> None:
+        self.source, self.sink, self.kind = source, sink, objects
+        self.workdir = ""
+        self.objects: Objects | None = None
+        self.requests: dict[str, Callable[[dict[str, Any], bytes], Any]] = {
+            each.__name__.strip("_"): each
+            for each in (
+                *(self._hello, self._lacks, self._put, self._trees, self._tree),
+                *(self._load, self._learn),
+            )
+        }
+
+    def serve(self) -> None:
+        """Answer until the other end hangs up."""
+        self.sink.write(MARK)
+        self.sink.flush()
+        while line := self.source.readline():
+            head = json.loads(line)
+            body = self.source.read(head["size"])
+            body = zlib.decompress(body) if head.get("packed") else body
+            try:
+                answer = self.requests[head["request"]](head, body)
+                values, data = answer if isinstance(answer, tuple) else (answer, b"")
+                self.tell({"ok": values}, data)
+            except (Refused, self.kind.Broken) as error:
+                self.tell({"error": str(error)})
+            except OSError as error:
+                self.tell({"error": str(error), "errno": error.errno})
+            except Exception as error:  # noqa: BLE001 - the other end shows it
+                said = {"error": getattr(error, "message", repr(error))}
+                said["hint"] = getattr(error, "hint", "")  # of a LaunchError
+                self.tell({**said, "trace": traceback.format_exc()})
+
+    def tell(self, values: dict[str, Any], data: bytes = b"") -> None:
+        """Send one message."""
+        self.sink.write(json.dumps({**values, "size": len(data)}).encode() + b"\n" + data)
+        self.sink.flush()
+
+    def _hello(self, head: dict[str, Any], _: bytes) -> dict[str, Any]:
+        """Return what this host is and has; its ``workdir`` is where all of ours lies."""
+        home = os.path.expanduser("~")
+        self.workdir = os.path.normpath(os.path.join(home, os.path.expanduser(head["workdir"])))
+        self.objects = self.kind.Objects(self.workdir)
+        try:
+            os.makedirs(self.workdir, mode=0o700, exist_ok=True)
+            free = shutil.disk_usage(self.workdir).free
+        except OSError as error:
+            raise Refused(f"compute.workdir={head['workdir']}: {error}") from error
+        return {
+            **_machine(),
+            "home": home,
+            "workdir": self.workdir,
+            "free_mb": free >> 20,
+            "missing": [path for path in head["paths"] if not os.path.exists(path)],
+        }
+
+    def _lacks(self, _: dict[str, Any], body: bytes) -> list[str]:
+        """Return the objects that are not here, of those that the body names."""
+        return self._kept().lacks(body.decode().split())
+
+    def _put(self, head: dict[str, Any], body: bytes) -> int:
+        """Keep the objects that the body holds one after another."""
+        at = 0
+        for name, size in head["objects"]:
+            self._kept().put(name, body[at : at + size])
+            at += size
+        return len(head["objects"])
+
+    def _trees(self, head: dict[str, Any], _: bytes) -> list[str]:
+        """Return the names of the trees that are here, the latest first; one is to be used."""
+        return self._kept().known(head.get("name", ""))
+
+    def _tree(self, head: dict[str, Any], body: bytes) -> list[str]:
+        """Keep a tree, given as it differs from ``base``; return the objects that it lacks."""
+        base = self._kept().tree(head["base"]) if head["base"] else b""
+        return self._kept().add(head["name"], self.kind.rebuilt(body, base), head["digest"])
+
+    def _load(self, head: dict[str, Any], _: bytes) -> str:
+        """Have the launcher's own code, a tree, where it can be imported; return that folder."""
+        root = os.path.join(self.workdir, "lib", head["name"])
+        with self._kept().in_use():
+            if not os.path.isdir(root):
+                new = f"{root}.{os.getpid()}.new"
+                try:
+                    self._kept().make(head["name"], new)
+                    with contextlib.suppress(OSError):  # another one was quicker
+                        os.rename(new, root)
+                finally:
+                    shutil.rmtree(new, ignore_errors=True)
+            os.utime(root)
+            # Its shared lock says that it is in use, until we end.
+            fcntl.flock(os.open(root, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_SH)
+        sys.path.insert(0, root)
+        from launcher.ssh import there  # noqa: PLC0415 - only now it is here
+
+        there.extend(self, root)
+        return root
+
+    def _learn(self, head: dict[str, Any], body: bytes) -> str:
+        """Carry out from now on what a module, the body, can; no file here is needed for it."""
+        module = sys.modules[head["name"]] = ModuleType(head["name"])
+        exec(compile(body, head["name"], "exec"), module.__dict__)  # noqa: S102
+        self.requests |= getattr(module, "requests", dict)()
+        return str(head["name"])
+
+    def _kept(self) -> Objects:
+        assert self.objects is not None  # noqa: S101 - hello comes first
+        return self.objects
+
+
+def _machine() -> dict[str, Any]:
+    user = str(os.getuid())
+    with contextlib.suppress(KeyError):
+        user = pwd.getpwuid(os.getuid()).pw_name
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read().strip()
+    return {
+        "python": sys.executable,
+        "version": platform.python_version(),
+        "platform": platform.platform(),
+        "hostname": socket.gethostname(),
+        "user": user,
+        "uid": os.getuid(),
+        "boot": boot,
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_mb": (os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) >> 20,
+        "gpus": sum(name[:6] == "nvidia" and name[6:].isdigit() for name in os.listdir("/dev")),
+        "programs": [name for name in ("g++", "make", "ssh", "git") if shutil.which(name)],
+    }
+
+
+def _hang_up() -> None:
+    """End us, and what we run for the other end, once that has gone; supervisors are apart."""
+    line = select.poll()
+    line.register(0, select.POLLRDHUP)
+    line.poll()
+    os.killpg(0, signal.SIGTERM)
+
+
+def main() -> None:
+    """Serve standard input; its first bytes are the source of ``objects``."""
+    source = sys.stdin.buffer
+    objects = ModuleType("objects")
+    exec(source.read(int(source.readline())), objects.__dict__)  # noqa: S102
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what anything prints goes to the other end as what went wrong
+    threading.Thread(target=_hang_up, daemon=True).start()
+    Agent(source, sink, objects).serve()

@@ -1,0 +1,108 @@
+"""Environments of a host, and Horovod's wheels, which hosts of one kind have from one another."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from launcher.environment import Environment, answers
+from launcher.errors import LaunchError, ProvisionError
+
+if TYPE_CHECKING:
+    from launcher.ssh.agent import Agent
+
+_MARK = "wheel.json"  # of a wheel that is whole
+_MOST = 4 << 20  # bytes of one answer
+
+
+def extend(agent: Agent) -> None:
+    """Have the agent carry out what is below."""
+    provided = Provided(agent)
+    agent.requests |= {
+        each.__name__: each
+        for each in (
+            *(provided.locate, provided.build),
+            *(provided.wheels, provided.wheel, provided.adopt),
+        )
+    }
+
+
+class Provided:
+    """What a host has for ranks to run with. Each method carries out the request of its name."""
+
+    def __init__(self, agent: Agent) -> None:
+        """Begin with what the agent knows."""
+        self.agent = agent
+
+    def locate(self, head: dict[str, Any], _: bytes) -> dict[str, Any]:
+        """Return where the environment is, or would be built, on this host."""
+        from launcher.environment.locate import locate  # noqa: PLC0415 - where it is asked for
+
+        found = locate(_environment(head), horovod=head["horovod"], mpi=head["mpi"], remember=True)
+        values = {name: getattr(found, name) for name in found.__dataclass_fields__}
+        return {**values, "recipe": None}
+
+    def build(self, head: dict[str, Any], _: bytes) -> str:
+        """Build the environment where it is not there; return the text of its lock."""
+        from launcher.environment.build import ensure, lock_text  # noqa: PLC0415
+        from launcher.environment.locate import locate  # noqa: PLC0415
+
+        prefix = locate(_environment(head), horovod=head["horovod"], mpi=head["mpi"])
+        if (prefix.path, prefix.python) != (head["path"], head["python"]):
+            raise ProvisionError(
+                f"it would build {prefix.path or prefix.python}, the plan says {head['path']}"
+            )
+        return lock_text(ensure(prefix, lambda line: self.agent.tell({"say": line})))
+
+    def wheels(self, _: dict[str, Any], __: bytes) -> dict[str, list[tuple[str, int]]]:
+        """Return the wheels that were built here: files and their sizes, by key."""
+        found: dict[str, list[tuple[str, int]]] = {}
+        top = _folder("")
+        for key in os.listdir(top) if os.path.isdir(top) else ():
+            if os.path.exists(os.path.join(top, key, _MARK)):
+                with os.scandir(os.path.join(top, key)) as files:
+                    found[key] = sorted((each.name, each.stat().st_size) for each in files)
+        return found
+
+    def wheel(self, head: dict[str, Any], _: bytes) -> tuple[int, bytes]:
+        """Return a part of a file of a wheel."""
+        with open(os.path.join(_folder(head["key"]), os.path.basename(head["name"])), "rb") as file:
+            return head["offset"], os.pread(file.fileno(), _MOST, head["offset"])
+
+    def adopt(self, head: dict[str, Any], body: bytes) -> bool:
+        """Keep a wheel that another host has built, whole or not at all; return whether it did."""
+        folder = _folder(head["key"])
+        part = f"{folder}.{os.getpid()}.part"
+        os.makedirs(part)
+        try:
+            at = 0
+            for name, size in head["files"]:
+                with open(os.path.join(part, os.path.basename(name)), "xb") as file:
+                    file.write(body[at : at + size])
+                at += size
+            os.rename(part, folder)
+        except FileExistsError:
+            return False
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return True
+
+
+def _folder(key: str) -> str:
+    """Return the folder of a wheel, or of all."""
+    if key and not key.isalnum():
+        raise LaunchError(f"{key!r} is no key of a wheel")
+    return os.path.join(answers.cache_dir(), "wheels", key)
+
+
+def _environment(head: dict[str, Any]) -> Environment:
+    values = head["environment"]
+    lists = {name: tuple(each) for name, each in values.items() if isinstance(each, list)}
+    return Environment(**{**values, **lists})
+
+
+def asked(environment: Environment, *, horovod: bool, mpi: bool) -> dict[str, Any]:
+    """Return what a request for an environment says of it."""
+    return {"environment": asdict(environment), "horovod": horovod, "mpi": mpi}

@@ -1,0 +1,47 @@
+"""Hosts that are ready to be asked: reached, with the launcher's own code on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from launcher.ssh.bundle import bundle
+from launcher.ssh.connection import Target, connected
+from launcher.ssh.travel import bring
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from launcher.hosts import Host, Hosts
+    from launcher.ssh.channel import Channel
+
+
+def target(hosts: Hosts, name: str) -> Target:
+    """Return how one of the hosts of a run is reached."""
+    return Target(
+        name=name,
+        config=hosts.config,
+        python=hosts.python,
+        workdir=hosts.workdir,
+        timeout_s=hosts.connect_timeout_s,
+    )
+
+
+def ready(host: Target, paths: Sequence[str] | None = None) -> Channel:
+    """Return the connection to a host that has our code; SubmitError when that cannot be.
+
+    ``paths``: the host is asked anew what it has, and which of these paths are not there.
+    """
+    channel = connected(host)
+    if not channel.root or paths is not None:
+        asked = list(paths or ())
+        channel.facts = channel.ask("hello", workdir=host.workdir, paths=asked)[0]
+    if not channel.root:
+        tree = bundle()
+        bring(channel, tree)
+        channel.root = channel.ask("load", name=tree.name)[0]
+    return channel
+
+
+def of_run(hosts: Hosts, host: Host) -> Channel:
+    """Return the connection to one of the hosts of a run."""
+    return ready(target(hosts, host.name))

@@ -1,0 +1,253 @@
+"""What an agent can do once the launcher's own code is on its host: runs, from start to end.
+
+Nothing here knows git: code came as a tree, and what ended is recorded where it was submitted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from launcher import process
+from launcher.errors import LaunchError
+from launcher.processes import alive, marked
+from launcher.ssh import provided
+from launcher.ssh.objects import Objects
+from launcher.store import RunFolder, write_atomically
+
+if TYPE_CHECKING:
+    from launcher.ssh.agent import Agent
+
+_FOLDERS = ("code", "logs", "outputs", "checkpoints", "ranks")
+_POLL_S = 0.002
+_MOST = 4 << 20  # bytes of a run that one answer brings
+_ENDING_S = 0.05  # between two looks at processes that are ending
+_PIECE = tuple[str, int, int, int]  # path, offset, size, time of change in ns
+
+
+def extend(agent: Agent, root: str) -> None:
+    """Have the agent carry out what is below. ``root``: the folder of the launcher's own code."""
+    os.environ["LAUNCHER_CACHE"] = os.path.join(agent.workdir, "cache")
+    there = There(agent, root)
+    agent.requests |= {
+        each.__name__: each
+        for each in (
+            *(there.files, there.start, there.pull, there.outputs, there.fetch),
+            *(there.interrupt, there.end, there.remove, there.reach),
+        )
+    }
+    provided.extend(agent)
+
+
+class There:
+    """A host's side of runs. Each method carries out the request of its name."""
+
+    def __init__(self, agent: Agent, root: str) -> None:
+        """Begin with what the agent knows."""
+        self.agent, self.root = agent, root
+
+    def _folder(self, run_id: str) -> RunFolder:
+        return RunFolder(os.path.join(self.agent.workdir, "runs", os.path.basename(run_id)))
+
+    def files(self, head: dict[str, Any], body: bytes) -> str:
+        """Make the run's folder, with the files that the body holds; return its path."""
+        folder = self._folder(head["run"])
+        with Objects(self.agent.workdir).in_use():
+            return self._write(folder, head, body)
+
+    def _write(self, folder: RunFolder, head: dict[str, Any], body: bytes) -> str:
+        for name in _FOLDERS:
+            os.makedirs(folder.file(name), exist_ok=True)
+        at = 0
+        for path, mode, size in head["files"]:
+            target = os.path.normpath(folder.file(path))
+            if not target.startswith(f"{folder.path}/"):
+                raise LaunchError(f"{path}: not in the run's folder")
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            text = body[at : at + size].decode("utf-8", "surrogateescape")
+            write_atomically(target, text, mode)
+            at += size
+        return folder.path
+
+    def start(self, head: dict[str, Any], body: bytes) -> bool:
+        """Start the run's supervisor unless the run has begun; its variables come as a body.
+
+        It is in a session of its own, and begins at once. Return True once it has had its first
+        word.
+        """
+        folder = self._folder(head["run"])
+        if os.path.exists(folder.file("job")):
+            return True
+        known = len(folder.events())
+        given = dict(
+            each.split("=", 1)
+            for each in body.decode("utf-8", "surrogateescape").split("\0")
+            if each
+        )
+        log = folder.file("logs", "launch.log")
+        with open(log, "ab") as to:
+            started = process.start(head["argv"], log=to, env={**os.environ, **given})
+        while len(folder.events()) == known and started.poll() is None:
+            time.sleep(_POLL_S)
+        if len(folder.events()) == known:
+            with open(log, encoding="utf-8", errors="replace") as file:
+                raise LaunchError(f"the supervisor ended at once: {file.read()[-2000:]}")
+        return True
+
+    def pull(self, head: dict[str, Any], _: bytes) -> tuple[dict[str, Any], bytes]:
+        """Return what runs have written beyond what the other end has, and how they are.
+
+        Of a run, events come last, and no later than all that was written before them.
+        """
+        told, body, left = {}, b"", _MOST
+        for asked in head["runs"]:
+            folder = self._folder(asked["run"])
+            seen = _size(folder.file("events.jsonl"))
+            pieces: list[_PIECE] = []
+            for path, size, changed in (*_written(folder), ("events.jsonl", seen, 0)):
+                have, stamp = asked["have"].get(path, (0, 0))
+                growing = not path.startswith("ranks/")
+                if not growing and not asked["ranks"]:
+                    continue
+                offset = have if growing else 0
+                if (size <= have if growing else (size, changed) == (have, stamp)) or left <= 0:
+                    continue
+                data = _read(folder.file(path), offset, min(size - offset, left))
+                pieces.append((path, offset, len(data), changed))
+                body += data
+                left -= len(data)
+            told[asked["run"]] = {"pieces": pieces, **self._state(folder)}
+        return {"runs": told, "more": left <= 0}, body
+
+    def _state(self, folder: RunFolder) -> dict[str, bool]:
+        return {
+            "there": os.path.isdir(folder.path),
+            "claimed": os.path.exists(folder.file("job")),
+            "alive": _supervisor(folder) is not None,
+            "restarted": _has_restarted(folder),
+        }
+
+    def outputs(self, head: dict[str, Any], _: bytes) -> list[tuple[str, int, int]]:
+        """Return the files that the run's script wrote as its results: path, size, change."""
+        folder = self._folder(head["run"])
+        found = []
+        for path, _folders, names in os.walk(folder.file("outputs")):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    about = os.stat(os.path.join(path, name))
+                    inside = os.path.relpath(os.path.join(path, name), folder.file("outputs"))
+                    found.append((inside, about.st_size, about.st_mtime_ns))
+        return found
+
+    def fetch(self, head: dict[str, Any], _: bytes) -> tuple[int, bytes]:
+        """Return a part of a file of the run."""
+        folder = self._folder(head["run"])
+        return head["offset"], _read(folder.file(head["path"]), head["offset"], _MOST)
+
+    def interrupt(self, head: dict[str, Any], _: bytes) -> bool:
+        """Tell the run's supervisor to stop it; return whether there is one."""
+        pid = _supervisor(self._folder(head["run"]))
+        if pid is not None:
+            _signal([pid], signal.SIGTERM)
+        return pid is not None
+
+    def end(self, head: dict[str, Any], _: bytes) -> int:
+        """End what is left of a run here, the ranks after their grace; return how many it was."""
+        first = marked(head["run"])
+        _signal(first, signal.SIGTERM)
+        end = time.monotonic() + head["grace_s"]
+        while (left := marked(head["run"])) and time.monotonic() < end:
+            time.sleep(_ENDING_S)
+        while left := marked(head["run"]):
+            _signal(left, signal.SIGKILL)
+            time.sleep(_ENDING_S)
+        return len(first)
+
+    def remove(self, head: dict[str, Any], _: bytes) -> bool:
+        """Remove a run that has not begun; return whether that is so."""
+        folder = self._folder(head["run"])
+        if not os.path.isdir(folder.path):
+            return True
+        try:
+            open(folder.file("job"), "x").close()  # a supervisor that comes late finds it taken
+        except FileExistsError:
+            return False
+        shutil.rmtree(folder.path, ignore_errors=True)
+        return True
+
+    def reach(self, head: dict[str, Any], body: bytes) -> list[tuple[int, str]]:
+        """Return of each address how ssh from here to there ended, and what it said."""
+        file = os.path.join(self.agent.workdir, f"ssh_config.{os.getpid()}")
+        write_atomically(file, body.decode("utf-8", "surrogateescape"), 0o600)
+        found: dict[int, tuple[int, str]] = {}
+
+        def try_one(index: int) -> None:
+            done = process.run(
+                ("ssh", "-F", file, "--", head["addresses"][index], "true"), timeout_s=60
+            )
+            found[index] = done.status, done.stderr
+
+        threads = [
+            threading.Thread(target=try_one, args=(n,)) for n in range(len(head["addresses"]))
+        ]
+        try:
+            for each in threads:
+                each.start()
+            for each in threads:
+                each.join()
+        finally:
+            os.unlink(file)
+        return [found[index] for index in sorted(found)]
+
+
+def _supervisor(folder: RunFolder) -> int | None:
+    """Return the process of the run's supervisor; None when there is none any more."""
+    for event in reversed(folder.events()):
+        if event["state"] == "RUNNING" and "born" in event:
+            return int(event["pid"]) if alive(event, "") else None
+    return None
+
+
+def _has_restarted(folder: RunFolder) -> bool:
+    """Return whether this host has started again since the run's supervisor did."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        boot = file.read(8)
+    born = [str(each.get("born")) for each in folder.events() if each["state"] == "RUNNING"]
+    return bool(born) and not born[-1].startswith(boot)
+
+
+def _written(folder: RunFolder) -> list[tuple[str, int, int]]:
+    """Return path, size and time of change of what a run writes while it runs, events apart."""
+    found = []
+    for name in ("metrics.jsonl", "logs", "ranks"):
+        with contextlib.suppress(OSError):
+            inside = os.listdir(folder.file(name)) if name != "metrics.jsonl" else [""]
+            for each in inside:
+                path = os.path.join(name, each).rstrip("/")
+                about = os.stat(folder.file(path))
+                if not path.endswith(".new"):
+                    found.append((path, about.st_size, about.st_mtime_ns))
+    return found
+
+
+def _size(path: str) -> int:
+    with contextlib.suppress(OSError):
+        return os.stat(path).st_size
+    return 0
+
+
+def _read(path: str, offset: int, most: int) -> bytes:
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        return os.pread(file.fileno(), most, offset)
+    return b""
+
+
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            os.kill(pid, number)

@@ -1,0 +1,134 @@
+"""Trees that travel to hosts by content: only what a host lacks is sent."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from launcher.errors import SubmitError
+from launcher.git import blobs, git, output
+from launcher.ssh import filtered
+from launcher.ssh.objects import changed, tree_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from launcher.snapshot import Snapshot
+    from launcher.ssh.channel import Channel
+
+_BATCH = 4 << 20  # bytes of objects that go in one message
+_BASES = 20  # trees of a host that are looked for here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tree:
+    """Files with their names: as a host keeps them, and where they come from."""
+
+    name: str
+    text: bytes  # as launcher.ssh.objects describes it
+    read: Callable[[Sequence[str]], Iterator[bytes]]  # objects by name, in order
+    base: Callable[[Sequence[str]], tuple[str, bytes]]  # of these trees one that is known here
+
+
+def code(source: Snapshot) -> Tree:
+    """Return the code of a run as a tree; raise SubmitError when git cannot list it."""
+    name, text = _listed(source.git_dir, f"{source.tree}:{source.prefix}")
+    changes = filtered.changes(source, text)
+    if changes:
+        return _as_checked_out(source, text, changes)
+
+    def base(names: Sequence[str]) -> tuple[str, bytes]:
+        for each in _there(source.git_dir, names[:_BASES]):
+            return _listed(source.git_dir, each)
+        return "", b""
+
+    return Tree(name=name, text=text, read=functools.partial(blobs, source.git_dir), base=base)
+
+
+def _as_checked_out(source: Snapshot, text: bytes, changes: Mapping[bytes, str]) -> Tree:
+    """Return the code with what git's filters make of some of its files; ``changes``: by path."""
+    places = {name: path for path, name in changes.items()}
+    lines = []
+    for line in text.split(b"\0")[:-1]:
+        mode, name, path = line.split(b" ", 2)
+        lines.append(b"%b %b %b" % (mode, changes.get(path, name.decode()).encode(), path))
+    whole = tree_of(lines)
+
+    def read(names: Sequence[str]) -> Iterator[bytes]:
+        made = filtered.contents(source, [places[each] for each in names if each in places])
+        plain = blobs(source.git_dir, [each for each in names if each not in places])
+        for name in names:
+            yield next(made if name in places else plain)
+
+    digest = hashlib.sha256(whole).hexdigest()
+    return Tree(name=digest, text=whole, read=read, base=lambda _: ("", b""))
+
+
+@functools.lru_cache(maxsize=8)
+def _listed(git_dir: str, tree: str) -> tuple[str, bytes]:
+    """Return the name and the text of a tree that git has."""
+    problem = f"the code in {git_dir} cannot be listed"
+    name = output(git(("rev-parse", "--verify", tree), git_dir=git_dir), problem).strip()
+    done = git(("ls-tree", "-r", "-z", "--full-tree", name), git_dir=git_dir)
+    listed = output(done, problem).encode("utf-8", "surrogateescape")
+    lines = []
+    for entry in listed.split(b"\0")[:-1]:
+        head, _, path = entry.partition(b"\t")
+        mode, _, each = head.split()
+        if not path.startswith(b".launcher/"):  # of a recorded run: it is none of the code
+            lines.append(b"%b %b %b" % (mode, each, path))
+    return name, tree_of(lines)
+
+
+def _there(git_dir: str, names: Sequence[str]) -> list[str]:
+    """Return those of the names that are trees of this repository."""
+    asked = "".join(f"{name}\n" for name in names)
+    done = git(("cat-file", "--batch-check"), git_dir=git_dir, stdin=asked)
+    return [line.split()[0] for line in done.stdout.splitlines() if line.split()[1] == "tree"]
+
+
+def bring(channel: Channel, tree: Tree) -> None:
+    """Have a tree on a host, whole, when this returns; raise SubmitError.
+
+    What breaks off is taken up again where it broke off: the host says what it still lacks.
+    """
+    known, _ = channel.ask("trees", name=tree.name)
+    if tree.name in known:
+        return
+    base, text = tree.base(known)
+    before = set(_names(text))
+    lacks, _ = channel.ask(
+        "lacks", "\n".join(each for each in _names(tree.text) if each not in before).encode()
+    )
+    head: dict[str, Any] = {
+        "name": tree.name,
+        "digest": hashlib.sha256(tree.text).hexdigest(),
+        "base": base,
+    }
+    for _ in range(2):
+        channel.tell("put", _batches(tree, lacks))
+        lacks, _ = channel.ask("tree", changed(tree.text, text), **head)
+        if not lacks:
+            return
+    raise SubmitError(f"{channel.name}: files that were sent are gone again", transient=True)
+
+
+def _names(text: bytes) -> list[str]:
+    found = (line.split(b" ", 2) for line in text.split(b"\0")[:-1])
+    return list(dict.fromkeys(each.decode() for mode, each, _ in found if mode != b"160000"))
+
+
+def _batches(tree: Tree, names: Sequence[str]) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Yield messages that together hold the objects of these names."""
+    head: list[tuple[str, int]] = []
+    body = bytearray()
+    for name, data in zip(names, tree.read(names), strict=True):
+        head.append((name, len(data)))
+        body += data
+        if len(body) >= _BATCH:
+            yield {"objects": head}, bytes(body)
+            head, body = [], bytearray()
+    if head:
+        yield {"objects": head}, bytes(body)

@@ -1,0 +1,117 @@
+"""What hosts told -> what keeps a job from running there, each with its fix. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOM_MB = 256  # without which nothing is begun on a host
+_CLOCK_S = 2.0
+# Runs want these to be the same on all hosts: what it is called, and what names a common one.
+_SAME = (
+    ("workdir", "compute.workdir", "compute.workdir=/path names one that is the same on all."),
+    ("python", "compute.python", "compute.python=/path names one that is the same on all."),
+    ("minor", "Python's version", "compute.python=/path names a common one."),
+    ("kind", "the platform", "Name hosts of one kind."),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Something that is wrong, and what helps. ``blocks``: a job cannot run so."""
+
+    where: str  # hosta, or "hosta -> hostb"
+    what: str
+    fix: str
+    blocks: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a job wants of each host."""
+
+    nodes: int = 1
+    ranks: int = 1  # on a host
+    gpus: int = 0  # on a host
+    horovod: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What one host told of itself; ``known`` is empty where it was not reached."""
+
+    name: str
+    known: dict[str, Any] = field(default_factory=dict)
+    fault: Fault | None = None  # why it was not reached
+
+
+def faults_of(told: Told, needs: Needs) -> list[Fault]:
+    """Return what is wrong with one host."""
+    if told.fault is not None:
+        return [told.fault]
+    known = told.known
+    found = [*_room(known), *_environment(known, needs)]
+    found += [(f"data: {path} is not there", "It is used where it lies.") for path in known["lost"]]
+    if known["gpus"] < needs.gpus:
+        what = f"{needs.gpus} GPUs are asked for, and it has {known['gpus']}"
+        found.append((what, "environment.gpus_per_proc=0 asks for none."))
+    faults = [Fault(where=told.name, what=what, fix=fix) for what, fix in found]
+    hints = []
+    if known["cpus"] < needs.ranks:
+        what = f"{needs.ranks} ranks share {known['cpus']} cores"
+        hints.append((what, "A smaller procs_per_node gives each its own."))
+    if abs(known["clock_s"]) - known["unsure_s"] > _CLOCK_S:
+        what = f"its clock is {known['clock_s']:+.1f} s off ours"
+        hints.append((what, "timedatectl set-ntp true, there or here."))
+    return faults + [Fault(where=told.name, what=w, fix=f, blocks=False) for w, f in hints]
+
+
+def _room(known: dict[str, Any]) -> list[tuple[str, str]]:
+    room = "compute.workdir=/path names another folder; launcher clean shows what ours takes."
+    if known["unwritable"]:
+        return [(f"{known['workdir']} cannot be written: {known['unwritable']}", room)]
+    if known["free_mb"] < ROOM_MB:
+        return [(f"{known['workdir']} has {known['free_mb']} MB of room left", room)]
+    return []
+
+
+def _environment(known: dict[str, Any], needs: Needs) -> list[tuple[str, str]]:
+    """Return what keeps the environment from being there. ``environment``: as it was located."""
+    located = known["environment"]
+    if located.get("ready"):
+        return []
+    if located.get("error"):
+        return [(located["error"], located["hint"])]
+    found = []
+    if needs.horovod and not known["wheels"]:
+        parts = {"C++ compiler": "g++", "make": "make", "Python.h": "python3-dev"}
+        there = (known["compiler"], known["make"], known["header"])
+        lacks = [each for each, path in zip(parts, there, strict=True) if not path]
+        if lacks:
+            install = " ".join(parts[each] for each in lacks)
+            found.append(
+                (f"no {', no '.join(lacks)} to build Horovod", f"apt-get install {install}")
+            )
+    packages = known["packages"]
+    if packages["error"]:
+        what = f"packages: {packages['index']} does not answer pip: {packages['error']}"
+        fix = "pip.conf or https_proxy there, or environment.pip_args=[--index-url,...]."
+        found.append((what, fix))
+    return found
+
+
+def differences(all_told: Sequence[Told], needs: Needs) -> list[Fault]:
+    """Return where a host is not as the first one that was reached."""
+    reached = [told for told in all_told if told.known]
+    found = []
+    for told in reached[1:]:
+        for key, name, fix in _SAME:
+            ours, theirs = reached[0].known[key], told.known[key]
+            if ours != theirs:
+                what = f"{name} is {theirs}, on {reached[0].name} {ours}"
+                blocks = needs.nodes > 1
+                found.append(Fault(where=told.name, what=what, fix=fix, blocks=blocks))
+    return found

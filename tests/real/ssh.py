@@ -1,0 +1,139 @@
+"""A plain user's project whose runs go to ssh hosts, and looks at these. Fixtures: see the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cluster.host import ENVIRONMENT
+from tests.cluster.user import give
+from tests.conftest import Project
+from tests.real.conftest import events, log, until
+from tests.real.slurm_install import LASTING, pip_variables
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from tests.cluster.ssh_host import SshHost
+    from tests.cluster.ssh_hosts import SshHosts
+
+SSH = ("compute=ssh", "compute.hosts=[hosta]", "entry_script=train.py", "compute.grace_s=3")
+SINGLE = (*SSH, "environment.torch=null")
+RANKS = (*SINGLE, "dist=mpi", "dist.horovod=false")
+TWO_HOSTS = (*RANKS, "compute.hosts=[hosta,hostb]", "nodes=2", "procs_per_node=2")
+
+
+@dataclass(frozen=True)
+class SshProject(Project):
+    """The plain user's project folder on this machine; root is who is nobody on the hosts."""
+
+    hosts: SshHosts
+    venv: Path
+
+    def write(self, name: str, text: str) -> Path:
+        path = super().write(name, text)
+        give(self.path / name.partition("/")[0])
+        return path
+
+    def copy_example(self, name: str) -> None:
+        super().copy_example(name)
+        give(self.path)
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **pip_variables(),
+            "PATH": f"{self.venv / 'bin'}:{ENVIRONMENT['PATH']}",
+            "LAUNCHER_CACHE": str(LASTING / "cache"),
+        }
+
+    def start(self, *words: str, **env: str) -> subprocess.Popen[str]:
+        own = {**self.env, **env}
+        return self.hosts.start(("launcher", *self.known(words)), cwd=self.path, env=own)
+
+    def known(self, words: tuple[str, ...]) -> tuple[str, ...]:
+        """Return options with the file that tells ssh of the hosts: this user has no real home."""
+        config = f"compute.ssh_config={self.hosts.config}"
+        return (*words, config) if "compute=ssh" in words else words
+
+    def python(self, script: str, *words: str, **env: str) -> None:
+        """Run a script of the project's with these options as its arguments; it must succeed."""
+        argv = ("python", script, *self.known(words))
+        done = self.hosts.run(argv, cwd=self.path, env={**self.env, **env}, timeout_s=120)
+        assert done.returncode == 0, done.stderr
+
+    def submit(self, *words: str, **env: str) -> Path:
+        """Return the folder of the run that was started, and is not waited for."""
+        done = self.launch(*words, **env)
+        assert done.returncode == 0, done.stderr
+        return self.path / "runs" / done.stdout.strip()
+
+    def refused(self, *options: str, status: int, words: tuple[str, ...], **env: str) -> str:
+        """Check that a submit says these words and leaves nothing; return all that it said."""
+        done = self.launch(*options, **env)
+        assert done.returncode == status, done.stderr
+        for word in words:
+            assert word in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+        assert done.stdout == ""
+        assert not list(self.path.glob("runs/*/events.jsonl"))
+        return done.stderr
+
+    def status(self, run: Path) -> dict[str, Any]:
+        """Return what `launcher show --json` tells of a run."""
+        done = self.launch("show", run.name, "--json")
+        assert done.returncode == 0, done.stderr
+        values: dict[str, Any] = json.loads(done.stdout)
+        return values
+
+    def becomes(self, run: Path, *states: str, timeout_s: float = 60) -> dict[str, Any]:
+        """Return what the launcher tells of a run once it is in one of these states."""
+        try:
+            until(lambda: self.status(run)["state"] in states, timeout_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.status(run)}\n{self.everything(run)}") from None
+        return self.status(run)
+
+    def there(self, run: Path, host: SshHost | None = None) -> Path:
+        """Return the run's folder on a host, as it is seen from here."""
+        return (host or self.hosts.hosta).user_home / ".launcher" / "runs" / run.name
+
+    def said(self, run: Path, rank: int = 0, host: SshHost | None = None) -> str:
+        """Return what a rank has written on its host."""
+        path = self.there(run, host) / "logs" / f"rank-{rank}.log"
+        return path.read_text() if path.exists() else ""
+
+    def everything(self, run: Path) -> str:
+        """Return all that a run wrote, here and there, for a failure's message."""
+        found = [run / "events.jsonl", *sorted((run / "logs").glob("*"))]
+        for host in self.hosts.all:
+            found += [self.there(run, host) / "events.jsonl"]
+            found += sorted((self.there(run, host) / "logs").glob("*"))
+        return "".join(f"-- {each}\n{each.read_text()}" for each in found if each.exists())
+
+    def left(self) -> list[str]:
+        """Return what runs on the hosts beside the connections of ssh."""
+        words = [each for host in self.hosts.all for each in host.processes().values()]
+        return [each for each in words if not each.startswith("sshd:")]
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """Return the event that tells how a run ended, as its folder here has it."""
+    return events(run)[-1]
+
+
+def records(run: Path, ranks: int) -> list[dict[str, Any]]:
+    """Return what each rank printed as one line of JSON."""
+    return [json.loads(log(run, rank)) for rank in range(ranks)]
+
+
+@pytest.fixture
+def box(hosts: SshHosts, installed: Path, request: pytest.FixtureRequest) -> SshProject:
+    """An empty project folder of the plain user's, and hosts on which nothing runs."""
+    path = hosts.project(hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:8])
+    return SshProject(path=path, hosts=hosts, venv=installed)

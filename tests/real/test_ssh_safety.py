@@ -1,0 +1,218 @@
+"""What can go wrong between here and ssh hosts, and what a run promises then."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cluster.user import USER, give
+from tests.real.conftest import events, log, state, until
+from tests.real.slurm import WAITS
+from tests.real.ssh import SINGLE, TWO_HOSTS, outcome
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.real.ssh import SshProject
+
+FOREVER = "import time\nprint('ready', flush=True)\ntime.sleep(600)\n"
+QUICK = "compute.host_timeout_s=6"
+
+
+def started(box: SshProject, *options: str, script: str = WAITS) -> Path:
+    """Return a run whose ranks have begun, on each of its hosts."""
+    box.write("train.py", script)
+    run = box.submit(*options)
+    two = "nodes=2" in options
+    until(lambda: "ready" in box.said(run))
+    until(lambda: not two or "ready" in box.said(run, 3, box.hosts.hostb))
+    return run
+
+
+def quiet(box: SshProject) -> None:
+    until(lambda: not box.left(), 30)
+
+
+# ------------------------------------------------------------------ hosts that are not reached
+
+
+def test_a_host_that_is_not_reached_says_why(box: SshProject) -> None:
+    box.write("train.py", "pass\n")
+    a, b, _ = box.hosts.all
+    box.refused(
+        *SINGLE, "compute.hosts=[nohost]", status=3, words=("nohost", "no host of this name")
+    )
+    box.refused(*SINGLE, "compute.hosts=[hosta:2]", status=3, words=("hosta:2", "sshd does not"))
+    box.refused(*SINGLE, "compute.python=python9", status=3, words=("hosta", "compute.python"))
+    a.stop_sshd(cut=True)
+    a.start_sshd()
+    a.new_host_key()
+    box.refused(*SINGLE, status=3, words=("hosta", "host key", "ssh-keygen -R hosta"))
+    a.old_host_key()
+    a.refuse()
+    box.refused(*SINGLE, status=3, words=("hosta", "refuses this user or key", "ssh hosta"))
+    a.accept()
+    b.stop_sshd(cut=True)
+    box.refused(*TWO_HOSTS, status=3, words=("hostb", "Connection refused"))
+    b.start_sshd()
+    b.unplug()
+    words = (*TWO_HOSTS, "compute.connect_timeout_s=1")
+    box.refused(*words, status=3, words=("hostb", "does not answer"))
+
+
+def test_a_host_that_the_first_one_does_not_reach(box: SshProject) -> None:
+    box.write("train.py", "pass\n")
+    box.hosts.hostb.refuse("hosta")
+    said = box.refused(
+        *TWO_HOSTS, status=3, words=("hosta cannot ssh to hostb", "Permission denied")
+    )
+    assert "ssh-copy-id" in said
+    for host in box.hosts.all[:2]:
+        there = host.user_home / ".launcher" / "runs"
+        assert not [each for each in there.glob("2*") if not (each / "job").exists()]
+
+
+def test_a_host_behind_a_jump_and_another_port(box: SshProject) -> None:
+    box.write("train.py", "import os\nprint(os.uname().nodename)\n")
+    done = box.launch(*SINGLE, "compute.hosts=[hostc]", "wait=true")
+    assert done.stdout == "hostc\n", done.stderr
+    done = box.launch(*SINGLE, f"compute.hosts=[{USER}@hostb:2222]", "wait=true")
+    assert done.stdout == "hostb\n", done.stderr
+
+
+def test_hosts_that_differ(box: SshProject) -> None:
+    box.write("train.py", "pass\n")
+    there = box.hosts.hostb.user_home / "elsewhere"
+    there.mkdir(exist_ok=True)
+    give(there)
+    (box.hosts.hostb.user_home / "python").unlink(missing_ok=True)
+    (box.hosts.hostb.user_home / "python").symlink_to("/usr/bin/python3")
+    words = ("compute.python", "hosta", "No such file")
+    box.refused(*TWO_HOSTS, f"compute.python=/home/{USER}/python", status=3, words=words)
+
+
+def test_a_full_disk(box: SshProject) -> None:
+    box.write("train.py", "pass\n")
+    box.hosts.hosta.fill()
+    box.refused(*SINGLE, status=2, words=("hosta", "room", "compute.workdir"))
+    box.hosts.hosta.relieve()
+    run = started(box, *SINGLE)
+    box.hosts.hosta.fill()
+    until(lambda: box.status(run)["state"] == "RUNNING")
+    assert box.launch("cancel", run.name).stdout == f"{run.name} CANCELLED\n"
+    quiet(box)
+
+
+# ------------------------------------------------------------------ cut off, and back
+
+
+def test_a_network_that_is_gone_for_a_while(box: SshProject) -> None:
+    run = started(box, *SINGLE, "compute.connect_timeout_s=1")
+    with box.start("logs", "-f", run.name) as following:
+        assert following.stdout
+        assert following.stdout.readline() == "ready\n"
+        box.hosts.hosta.unplug()
+        told = box.status(run)
+        assert told["state"] == "RUNNING"
+        (box.there(run) / "go").touch()
+        until(lambda: "end" in box.said(run))
+        assert "hosta" in box.becomes(run, "RUNNING")["reason"]
+        box.hosts.hosta.plug()
+        assert box.launch("wait", run.name).stdout == f"{run.name} SUCCEEDED\n"
+        assert following.communicate(timeout=60)[0] == "end\n"
+    assert log(run) == "ready\nend\n"
+
+
+def test_a_network_that_fails_while_code_travels(box: SshProject) -> None:
+    box.write("train.py", "import os\nprint(sum(os.path.getsize(f'{n}') for n in range(40)))\n")
+    for number in range(40):
+        with (box.path / str(number)).open("wb") as file:
+            file.write(bytes([number]) * (4 << 20))
+    give(box.path)
+    objects = box.hosts.hosta.user_home / ".launcher" / "objects"
+    box.launch("plan", *SINGLE)
+    before = len(list(objects.glob("*/*")))
+    with box.start(*SINGLE, "wait=true") as running:
+        until(lambda: len(list(objects.glob("*/*"))) > before + 3)
+        box.hosts.hosta.unplug()
+        box.hosts.hosta.stop_sshd(cut=True)
+        box.hosts.hosta.plug()
+        _, err = running.communicate(timeout=120)
+    assert running.returncode == 3, err
+    assert "hosta" in err
+    assert not list(box.path.glob("runs/*/events.jsonl"))
+    box.hosts.hosta.start_sshd()
+    done = box.launch(*SINGLE, "wait=true")
+    assert done.stdout == f"{40 * (4 << 20)}\n", done.stderr
+
+
+@pytest.mark.parametrize("moment", range(12))
+def test_a_submit_that_is_killed_at_any_moment(box: SshProject, moment: int) -> None:
+    box.write("train.py", WAITS)
+    with box.start(*SINGLE) as running:
+        time.sleep(moment * 0.06)  # of about 0.7 s
+        running.send_signal(signal.SIGKILL)
+        running.communicate(timeout=30)
+    runs = [each for each in box.path.glob("runs/2*") if (each / "run.json").exists()]
+    for run in runs:
+        state_now = box.becomes(run, "RUNNING", "LOST", timeout_s=30)["state"]
+        if state_now == "RUNNING":
+            (box.there(run) / "go").touch()
+            assert box.launch("wait", run.name).stdout == f"{run.name} SUCCEEDED\n"
+            assert log(run).endswith("end\n")
+    quiet(box)
+
+
+# ------------------------------------------------------------------ what dies
+
+
+def test_a_killed_supervisor_leaves_nothing(box: SshProject) -> None:
+    run = started(box, *TWO_HOSTS, script=FOREVER)
+    host = box.hosts.hosta
+    (pid,) = [pid for pid, words in host.processes().items() if "supervise.py" in words]
+    os.kill(pid, signal.SIGKILL)
+    quiet(box)
+    assert box.becomes(run, "LOST")["reason"]
+
+
+def test_a_host_that_started_again(box: SshProject) -> None:
+    run = started(box, *SINGLE, "compute.connect_timeout_s=1", script=FOREVER)
+    box.hosts.hosta.kill()
+    assert "hosta" in box.becomes(run, "RUNNING")["reason"]
+    box.hosts.hosta.start()
+    told = box.becomes(run, "FAILED")
+    assert "hosta" in told["reason"]
+    assert outcome(run)["state"] == "FAILED"
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_another_host_dies(box: SshProject, silent: bool) -> None:
+    run = started(box, *TWO_HOSTS, QUICK, "compute.connect_timeout_s=1", script=FOREVER)
+    if silent:
+        box.hosts.hostb.unplug()
+    else:
+        box.hosts.hostb.kill()
+    told = box.becomes(run, "FAILED", timeout_s=60)
+    assert "hostb" in told["reason"]
+    quiet(box)
+
+
+def test_the_first_host_dies(box: SshProject) -> None:
+    run = started(box, *TWO_HOSTS, QUICK, "compute.connect_timeout_s=1", script=FOREVER)
+    box.hosts.hosta.kill()
+    until(lambda: not box.left(), 60)  # the ranks of the other end by themselves
+    assert box.launch("cancel", run.name).stdout == f"{run.name} CANCELLED\n"
+    assert state(run) == "CANCELLED"
+    assert "hosta" in outcome(run)["reason"]
+
+
+def test_to_cancel_ends_what_the_others_run(box: SshProject) -> None:
+    run = started(box, *TWO_HOSTS, "compute.connect_timeout_s=1", script=FOREVER)
+    box.hosts.hosta.kill()
+    assert box.launch("cancel", run.name).stdout == f"{run.name} CANCELLED\n"
+    assert [each for each in box.left() if "bootstrap" in each] == []
+    assert events(run)[-1]["state"] == "CANCELLED"
