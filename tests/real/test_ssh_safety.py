@@ -30,6 +30,8 @@ def started(box: SshProject, *options: str, script: str = WAITS) -> Path:
     two = "nodes=2" in options
     until(lambda: "ready" in box.said(run))
     until(lambda: not two or "ready" in box.said(run, 3, box.hosts.hostb))
+    # The supervisor has heard of all of them.
+    until(lambda: len(list((box.there(run) / "ranks").glob("?.json"))) == (4 if two else 1))
     return run
 
 
