@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import process
 from launcher.errors import LaunchError
-from launcher.processes import alive
+from launcher.processes import alive, marked
 from launcher.ssh import provided
 from launcher.ssh.objects import Objects
 from launcher.store import RunFolder, write_atomically
@@ -163,13 +163,12 @@ class There:
 
     def end(self, head: dict[str, Any], _: bytes) -> int:
         """End what is left of a run here, the ranks after their grace; return how many it was."""
-        mark = f"LAUNCHER_RUN_ID={head['run']}".encode()
-        first = _marked(mark)
+        first = marked(head["run"])
         _signal(first, signal.SIGTERM)
         end = time.monotonic() + head["grace_s"]
-        while (left := _marked(mark)) and time.monotonic() < end:
+        while (left := marked(head["run"])) and time.monotonic() < end:
             time.sleep(_ENDING_S)
-        while left := _marked(mark):
+        while left := marked(head["run"]):
             _signal(left, signal.SIGKILL)
             time.sleep(_ENDING_S)
         return len(first)
@@ -260,16 +259,6 @@ def _read(path: str, offset: int, most: int) -> bytes:
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
         return os.pread(file.fileno(), most, offset)
     return b""
-
-
-def _marked(mark: bytes) -> list[int]:
-    """Return the processes that have ``mark`` in their environment, and have not ended."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-            if mark in file.read().split(b"\0"):
-                found.append(int(name))
-    return found
 
 
 def _signal(pids: list[int], number: int) -> None:
