@@ -82,14 +82,16 @@ def status_text(status: RunStatus, folder: RunFolder) -> str:
 
     record = folder.record()
     code = shell_line(log_command(record.git_dir, record.id))
+    there = record.compute == "ssh"
+    place = ",".join(status.nodes) if there else record.host
     lines = [
         ("run", f"{status.id} ({status.name})"),
         ("state", status.state.value),
         ("why", status.reason),
         ("may help", shell_word(status.advice) if status.advice else ""),
         ("exit status", "" if status.exit_status is None else str(status.exit_status)),
-        ("where", f"{record.compute} {record.host}, {ranks(record)}"),
-        ("job", " ".join(filter(None, (status.job_id, ",".join(status.nodes))))),
+        ("where", f"{record.compute} {place}, {ranks(record)}"),
+        ("job", " ".join(filter(None, (status.job_id, "" if there else ",".join(status.nodes))))),
         ("restarts", str(status.restarts) if status.restarts else ""),
         ("submitted", f"{clock(status.created)} by {record.user}"),
         ("expected", clock(status.expected)),

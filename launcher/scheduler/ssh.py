@@ -213,4 +213,4 @@ def _view(run: Open, seen: Seen | SubmitError) -> View:
         reason = f"{first} was started again while the run was on it"
         return View(holds=False, state=RunState.FAILED, reason=reason, brought=True)
     reason = f"its supervisor on {first} is gone and left no result"
-    return View(holds=False, reason=reason, brought=True)
+    return View(holds=False, state=RunState.LOST, reason=reason, brought=True)

@@ -44,6 +44,7 @@ class Channel:
         assert running.stdout is not None  # noqa: S101
         self._to, self._from = running.stdin, running.stdout
         self._lock = threading.Lock()
+        self._broken = False  # in the middle of a request
         self.facts: dict[str, Any] = {}  # what hello told
         self.root = ""  # of the launcher's own code there
         try:
@@ -101,6 +102,7 @@ class Channel:
     def abort(self) -> None:
         """Hang up at once, in the middle of a request if there is one."""
         if self._lock.locked():
+            self._broken = True
             self.running.kill()
 
     def _send(self, request: str, body: bytes, head: dict[str, Any]) -> None:
@@ -110,7 +112,7 @@ class Channel:
         try:
             self._to.write(json.dumps(values).encode() + b"\n" + packed)
             self._to.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # or it is closed already
             raise self._lost() from error
 
     def _answer(self, heed: Callable[[dict[str, Any]], object] | None) -> tuple[Any, bytes]:
@@ -134,7 +136,7 @@ class Channel:
     @property
     def alive(self) -> bool:
         """Return whether the connection may still be used."""
-        return self.running.poll() is None and not self._to.closed
+        return not self._broken and self.running.poll() is None and not self._to.closed
 
     def _lost(self) -> LostError:
         said = self.close()
