@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any, cast
 
 from launcher import process
@@ -11,6 +12,7 @@ from launcher.errors import ConfigError, PlanError, ProvisionError
 from launcher.hosts import Host, Hosts
 from launcher.job import Facts
 from launcher.processes import this_process
+from launcher.ssh.carry import looked
 from launcher.ssh.connection import Target, everywhere, settings
 from launcher.ssh.provided import asked
 from launcher.ssh.ready import ready
@@ -36,7 +38,7 @@ def facts(job: JobSpec, source: Place | Snapshot) -> Facts:
     compute = cast("Ssh", job.compute)
     named = compute.named()[: job.resources.nodes]
     targets = [_target(compute, each.name) for each in named]
-    paths = list(job.data.values())
+    paths = [path for name, path in job.data.items() if name not in job.uploads]
     channels = everywhere(lambda target: ready(target, paths), targets)
     _check(job, channels)
     found = everywhere(lambda pair: _host(*pair), list(zip(named, targets, channels, strict=True)))
@@ -59,7 +61,12 @@ def facts(job: JobSpec, source: Place | Snapshot) -> Facts:
             python=compute.python,
             connect_timeout_s=compute.connect_timeout_s,
         ),
+        data=looked(job.uploads, channels, _say),
     )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _target(compute: Ssh, name: str) -> Target:
@@ -99,7 +106,8 @@ def _check(job: JobSpec, channels: Sequence[Channel]) -> None:
             if path in known["missing"]:
                 raise ConfigError(
                     f"data.{name}.path={path}: there is no such file or folder on {channel.name}",
-                    hint="It is used where it lies, on each host.",
+                    hint="It is used where it lies, on each host; "
+                    f"data.{name}.upload=true sends what is here.",
                 )
         if known["free_mb"] < _ROOM_MB:
             raise PlanError(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import process
 from launcher.errors import LaunchError
 from launcher.processes import alive
-from launcher.ssh import provided
+from launcher.ssh import provided, shelf
 from launcher.store import RunFolder, write_atomically
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def extend(agent: Agent, root: str) -> None:
         )
     }
     provided.extend(agent)
+    shelf.extend(agent)
 
 
 class There:
