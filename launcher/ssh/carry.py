@@ -11,8 +11,8 @@ from launcher.errors import ConfigError, SubmitError
 from launcher.show import amount, bytes_text
 from launcher.ssh.connection import everywhere
 from launcher.ssh.dataset import listing, pieces, remembered
+from launcher.ssh.manifest import LINK, contents, entries, extent
 from launcher.ssh.objects import changed
-from launcher.ssh.shelf import LINK, contents, entries, extent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _PIECE = 4 << 20  # bytes of data that go in one message
 _ROOM = 256 << 20  # bytes that are left free on a host
 _SAYS_S = 5.0
+
+_LISTED: dict[tuple[str, str], Listing] = {}  # by path and digest: looked at, not sent yet
 
 Message = tuple[dict[str, Any], bytes]
 
@@ -44,6 +46,7 @@ def looked(
             if digest and made.digest != digest:
                 raise _others(name, upload, channels[told.index(None)])
             digest, text = made.digest, made.text
+            _LISTED[upload.path, digest] = made
             told = _known(channels, digest)
         files, size = next(filter(None, told), None) or extent(text)
         found.append(
@@ -94,7 +97,8 @@ def carry(channels: Sequence[Channel], data: Sequence[Dataset], say: Callable[[s
             if each.digest not in one["found"]
         ]
         if lacking:
-            made = listing(each.name, each.source, say)
+            made = _LISTED.pop((each.source, each.digest), None)
+            made = made or listing(each.name, each.source, say)
             if made.digest != each.digest:
                 raise made.place.changing()
             ways = [_Way(channel=one, data=each, made=made, say=say) for one, _ in lacking]

@@ -3,7 +3,7 @@
     WORKDIR/data/files/ab/cdef...   a file by the sha256 of what it holds; one ends in x: executable
                  parts/abcdef...    one of which the rest is still to come
                  DIGEST/NAME        what runs read: files are second names of those above
-                 trees/DIGEST       "MODE HASH:SIZE PATH", each ended by a NUL, and when last used
+                 trees/DIGEST       what is in it: see manifest.py; its time is that of the last use
 
 Why a tree is written last: its being there says that all of DIGEST/ is. Why no lock is held between
 two pieces of a file: a sender that is cut off would keep others waiting for ever. Two that send the
@@ -13,6 +13,7 @@ same file at once help one another: a piece is kept where it is the next one, an
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import os
@@ -20,41 +21,15 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import LaunchError
-from launcher.ssh.objects import Broken, rebuilt
+from launcher.ssh.manifest import FOLDER, LINK, contents, entries, extent
+from launcher.ssh.objects import Broken, rebuilt, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from launcher.ssh.agent import Agent
 
-FILE, PROGRAM, LINK, FOLDER = b"100644", b"100755", b"120000", b"040000"
 _CHUNK = 1 << 20
-
-
-def entries(tree: bytes) -> Iterator[tuple[bytes, str, int, bytes]]:
-    """Yield mode, key, size and path of each entry; raise Broken on one that must not be made.
-
-    The key names what an entry holds; entries of one key are the same file on this host.
-    """
-    for line in filter(None, tree.split(b"\0")):
-        mode, content, path = line.split(b" ", 2)
-        name, _, size = content.decode().partition(":")
-        if mode not in (FILE, PROGRAM, LINK, FOLDER) or not name.isalnum() or not size.isdigit():
-            raise Broken(f"data have the entry {line[:200]!r}")
-        if any(part in (b"", b".", b"..") for part in path.split(b"/")):
-            raise Broken(f"data have the path {path[:200]!r}")
-        yield mode, name + ("x" if mode == PROGRAM else ""), int(size), path
-
-
-def contents(tree: bytes) -> dict[str, int]:
-    """Return the sizes of what a tree holds, by key."""
-    return {key: size for mode, key, size, _ in entries(tree) if mode != FOLDER}
-
-
-def extent(tree: bytes) -> tuple[int, int]:
-    """Return how many files and links a tree has, and how many bytes they hold."""
-    sizes = [size for mode, _, size, _ in entries(tree) if mode != FOLDER]
-    return len(sizes), sum(sizes)
 
 
 def extend(agent: Agent) -> None:
@@ -153,9 +128,17 @@ class Shelf:
             for key, offset, length, size in head["pieces"]:
                 if not key.isalnum():
                     raise Broken(f"{key!r} is no name of what data hold")
-                self._append(key, offset, view[at : at + length], size)
+                if length == size:
+                    self._put(key, view[at : at + length])
+                else:
+                    self._append(key, offset, view[at : at + length], size)
                 at += length
         return True
+
+    def _put(self, key: str, data: memoryview) -> None:
+        """Keep a whole file."""
+        _check(key, hashlib.sha256(data))
+        write_whole(self._file(key), data, _mode(key))
 
     def _append(self, key: str, offset: int, piece: memoryview, size: int) -> None:
         """Keep a piece where it is the next one of its file."""
@@ -190,10 +173,12 @@ class Shelf:
         while data := os.pread(file, _CHUNK, summed):
             kept.update(data)
             summed += len(data)
-        if kept.hexdigest() != key[:64]:
+        try:
+            _check(key, kept)
+        except Broken:
             os.unlink(self._part(key))
-            raise Broken(f"a file came otherwise than it was read, as {kept.hexdigest()}")
-        os.fchmod(file, 0o500 if key.endswith("x") else 0o400)
+            raise
+        os.fchmod(file, _mode(key))
         target = self._file(key)
         try:
             os.rename(self._part(key), target)
@@ -214,14 +199,10 @@ class Shelf:
         new = os.path.join(self.path, f"{digest}.{os.getpid()}.new")
         try:
             self._fill(os.fsencode(new), text)
-            os.sync()  # a tree that is there is there after a loss of power too
+            _sync(self.path)  # a tree that is there is there after a loss of power too
             with contextlib.suppress(OSError):  # another one was quicker
                 os.rename(new, os.path.join(self.path, digest))
-            tree = f"{self._tree(digest)}.{os.getpid()}.new"
-            os.makedirs(os.path.dirname(tree), exist_ok=True)
-            with open(tree, "wb") as file:
-                file.write(text)
-            os.replace(tree, self._tree(digest))
+            write_whole(self._tree(digest), text)
         finally:
             _remove(new)
         if not os.path.isdir(os.path.join(self.path, digest)):
@@ -255,7 +236,16 @@ class Shelf:
             raise
         except OSError:  # a file has as many names as it may have, or the disk knows one only
             shutil.copyfile(self._file(key), path)
-            os.chmod(path, 0o500 if key.endswith("x") else 0o400)
+            os.chmod(path, _mode(key))
+
+
+def _mode(key: str) -> int:
+    return 0o500 if key.endswith("x") else 0o400
+
+
+def _check(key: str, found: Any) -> None:
+    if found.hexdigest() != key[:64]:
+        raise Broken(f"a file came otherwise than it was read, as {found.hexdigest()}")
 
 
 @contextlib.contextmanager
@@ -272,6 +262,16 @@ def _opened(part: str) -> Iterator[int]:
         yield file
     finally:
         os.close(file)
+
+
+def _sync(path: str) -> None:
+    """Have on the disk what was written to the file system of ``path``. Source: syncfs(2)."""
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(folder):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
+    finally:
+        os.close(folder)
 
 
 def _remove(folder: str) -> None:

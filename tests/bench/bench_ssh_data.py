@@ -29,16 +29,17 @@ if TYPE_CHECKING:
 
 MB = 1_000_000
 OURS = (
-    "import sys\n"
+    "import sys, time\n"
     "from launcher.data import Upload\n"
     "from launcher.ssh.carry import carry, looked\n"
     "from launcher.ssh.connection import Target, everywhere\n"
     "from launcher.ssh.ready import ready\n"
     "targets = [Target(name=name, config=sys.argv[1]) for name in ('hosta', 'hostb')]\n"
     "channels = everywhere(ready, targets)\n"
-    "say = lambda line: None\n"
+    "begun, say = time.perf_counter(), lambda line: None\n"
     "data = looked({'d': Upload(path=sys.argv[2])}, channels, say)\n"
     "carry(channels, data, say)\n"
+    "print(time.perf_counter() - begun)\n"
 )
 KEPT = "-o ControlMaster=auto -o ControlPersist=60 -o ControlPath=$HOME/%C"
 BOTH = 'for host in hosta hostb; do {} & pids="$pids $!"; done; for p in $pids; do wait $p; done'
@@ -47,7 +48,13 @@ WAYS = {
     "rsync": BOTH.format(f'rsync -a -e "ssh -F $CONFIG {KEPT}" set $host:'),
     "launcher": '"$PYTHON" ours.py $CONFIG set',
 }
-NAMES = {"tar": "`tar \\| ssh`", "rsync": "`rsync -a`", "launcher": "`launcher`"}
+CONNECTED = "connected"
+NAMES = {
+    "tar": "`tar \\| ssh`",
+    "rsync": "`rsync -a`",
+    "launcher": "`launcher`, from its start",
+    CONNECTED: "the same, from when its hosts are reached, as they are for the run itself",
+}
 
 
 def main() -> None:
@@ -114,8 +121,11 @@ class Bench:
         took = time.perf_counter() - begun
         if done.returncode:
             raise SystemExit(f"{way}: {done.stdout}{done.stderr}")
-        self.seconds[way, case].append(took)
-        self.bytes[way, case].append(received(self.hosts.hosta) - before)
+        size = received(self.hosts.hosta) - before
+        figures = {way: took} | ({CONNECTED: float(done.stdout)} if way == "launcher" else {})
+        for name, seconds in figures.items():
+            self.seconds[name, case].append(seconds)
+            self.bytes[name, case].append(size)
 
     def show(self) -> None:
         """Print the table; the ratio is to rsync."""
