@@ -88,23 +88,51 @@ def carry(channels: Sequence[Channel], data: Sequence[Dataset], say: Callable[[s
 
     What breaks off is taken up where it broke off, by whoever sends the same data next.
     """
-    for each in data:
-        asks: dict[str, Any] = {"digests": [each.digest], "use": True}
-        told = everywhere(lambda channel: channel.ask("data_known", **asks)[0], channels)  # noqa: B023
-        lacking = [
-            (channel, one["latest"])
-            for channel, one in zip(channels, told, strict=True)
-            if each.digest not in one["found"]
-        ]
-        if lacking:
-            made = _LISTED.pop((each.source, each.digest), None)
-            made = made or listing(each.name, each.source, say)
-            if made.digest != each.digest:
-                raise made.place.changing()
-            ways = [_Way(channel=one, data=each, made=made, say=say) for one, _ in lacking]
-            pairs = [(way, latest) for way, (_, latest) in zip(ways, lacking, strict=True)]
-            everywhere(lambda pair: pair[0].prepare(pair[1]), pairs)
-            everywhere(_Way.go, ways)
+    each_once = {each.digest: each for each in data}.values()
+    ways = [way for each in each_once for way in _ways(each, channels, say)]
+    everywhere(_Way.prepare, ways)
+    each_host = [[way for way in ways if way.channel is channel] for channel in channels]
+    for mine in each_host:
+        _check_room(mine)
+    everywhere(_go, each_host)
+
+
+def _ways(data: Dataset, channels: Sequence[Channel], say: Callable[[str], None]) -> Iterator[_Way]:
+    """Yield the ways to the hosts that lack a dataset."""
+    asks: dict[str, Any] = {"digests": [data.digest], "use": True}
+    told = everywhere(lambda channel: channel.ask("data_known", **asks)[0], channels)
+    lacking = [each for each in zip(channels, told, strict=True) if not each[1]["found"]]
+    if lacking:
+        made = _LISTED.pop((data.source, data.digest), None)
+        made = made or listing(data.name, data.source, say)
+        if made.digest != data.digest:
+            raise made.place.changing()
+        for channel, one in lacking:
+            yield _Way(channel=channel, data=data, made=made, say=say, latest=one["latest"])
+
+
+def _check_room(ways: Sequence[_Way]) -> None:
+    """Raise SubmitError when a host has no room for all that it lacks."""
+    total = 0
+    for way in ways:
+        total += way.total
+        if way.total and total + _ROOM > way.free:
+            raise SubmitError(
+                f"data.{way.data.name}.path={way.data.source}: {way.channel.name} lacks "
+                f"{bytes_text(total)} of data, and has {bytes_text(way.free)} of room in "
+                f"{way.channel.facts['workdir']}",
+                hint=f"{bytes_text(_ROOM)} are left free. compute.workdir=/path names a folder on "
+                "a larger disk.",
+            )
+
+
+def _go(ways: Sequence[_Way]) -> None:
+    for way in ways:
+        try:
+            way.go()
+        except SubmitError as error:
+            error.hint = error.hint or "What has arrived stays there: submit again, and it goes on."
+            raise
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,19 +143,22 @@ class _Way:
     data: Dataset
     made: Listing
     say: Callable[[str], None]
+    latest: Sequence[str]  # other data of that host
     lacks: Sequence[tuple[int, int]] = ()  # contents by number, and how much of each is there
-    sent: int = 0
+    free: int = 0
     total: int = 0
+    sent: int = 0
     began: float = 0.0
     said: float = 0.0
 
-    def prepare(self, latest: Sequence[str]) -> None:
-        """Ask what is lacking, and whether there is room; ``latest``: other data of that host."""
-        base, text = remembered(latest)
+    def prepare(self) -> None:
+        """Ask what is lacking, and how much room there is."""
+        base, text = remembered(self.latest)
         head: dict[str, Any] = {"digest": self.data.digest, "base": base}
         told, _ = self.channel.ask("data_lacks", changed(self.made.text, text), **head)
-        self.lacks = told["lacks"]
-        self._check_room(told["free"])
+        self.lacks, self.free = told["lacks"], told["free"]
+        sizes = list(contents(self.made.text).values())
+        self.total = sum(sizes[number] - have for number, have in self.lacks)
 
     def go(self) -> None:
         """Send what is lacking."""
@@ -149,18 +180,6 @@ class _Way:
             )
         if self.sent:
             self._tell(f"{bytes_text(self.sent)} in {time.monotonic() - self.began:.1f} s")
-
-    def _check_room(self, free: int) -> None:
-        sizes = list(contents(self.made.text).values())
-        self.total = sum(sizes[number] - have for number, have in self.lacks)
-        if self.total + _ROOM > free:
-            raise SubmitError(
-                f"data.{self.data.name}.path={self.data.source}: {self.channel.name} lacks "
-                f"{bytes_text(self.total)} of it, and has {bytes_text(free)} of room in "
-                f"{self.data.path}",
-                hint=f"{bytes_text(_ROOM)} are left free. compute.workdir=/path names a folder on "
-                "a larger disk.",
-            )
 
     def _tell(self, what: str) -> None:
         self.said = time.monotonic()

@@ -211,6 +211,7 @@ def test_what_breaks_off_is_resumed(
     if breaks is not _kill_submitter:
         assert running.returncode == 3, said
         assert "hosta" in said
+        assert "What has arrived stays there: submit again" in said
         assert box.runs == []
     box.hosts.mend()
     before = received(box.hosts.hosta)
@@ -228,7 +229,7 @@ def test_a_disk_without_room_is_told_before(box: SshProject) -> None:
     shutil.rmtree(box.path / "runs")
     box.hosts.hosta.fill(280 * MB)
     before = received(box.hosts.hosta)
-    told = ("data.d.path=", "hosta lacks 41.9 MB of it, and has 2", "compute.workdir=/path")
+    told = ("data.d.path=", "hosta lacks 41.9 MB of data, and has 2", "compute.workdir=/path")
     box.refused(*SINGLE, *data("d", "large.bin"), status=3, words=told)
     assert received(box.hosts.hosta) - before < MB
     box.hosts.hosta.relieve()
