@@ -39,40 +39,38 @@ def looked(
     """
     found = []
     for name, upload in uploads.items():
-        digest, text = upload.digest, b""
-        told = _known(channels, digest) if digest else []
-        if not digest or any(each is None for each in told):
+        digest, size = upload.digest, (0, 0)
+        told = _known(channels, digest, extent=True) if digest else []
+        size = next((each["extent"] for each in told if each["here"]), size)
+        if not digest or not all(each["here"] for each in told):
             made = listing(name, upload.path, say)
             if digest and made.digest != digest:
-                raise _others(name, upload, channels[told.index(None)])
-            digest, text = made.digest, made.text
+                lacks = next(c for c, one in zip(channels, told, strict=True) if not one["here"])
+                raise _others(name, upload, lacks)
+            digest, size = made.digest, extent(made.text)
             _LISTED[upload.path, digest] = made
             told = _known(channels, digest)
-        files, size = next(filter(None, told), None) or extent(text)
+        pairs = zip(channels, told, strict=True)
         found.append(
             Dataset(
                 name=name,
                 digest=digest,
                 source=upload.path,
                 path=there(channels[0].facts["workdir"], digest, upload.path),
-                files=files,
-                size=size,
-                lacking=tuple(
-                    each.name for each, has in zip(channels, told, strict=True) if has is None
-                ),
+                files=size[0],
+                size=size[1],
+                lacking=tuple(channel.name for channel, one in pairs if not one["here"]),
             )
         )
     return tuple(found)
 
 
-def _known(channels: Sequence[Channel], digest: str) -> list[tuple[int, int] | None]:
-    """Return files and bytes of a dataset on each host that has it."""
-
-    def one(channel: Channel) -> tuple[int, int] | None:
-        told, _ = channel.ask("data_known", digests=[digest], use=False)
-        return tuple(told["found"][digest]) if digest in told["found"] else None
-
-    return everywhere(one, channels)
+def _known(
+    channels: Sequence[Channel], digest: str, *, use: bool = False, extent: bool = False
+) -> list[dict[str, Any]]:
+    """Return what each host tells of data of a digest."""
+    asks: dict[str, Any] = {"digest": digest, "use": use, "extent": extent}
+    return everywhere(lambda channel: channel.ask("data_known", **asks)[0], channels)
 
 
 def _others(name: str, upload: Upload, channel: Channel) -> ConfigError:
@@ -99,9 +97,8 @@ def carry(channels: Sequence[Channel], data: Sequence[Dataset], say: Callable[[s
 
 def _ways(data: Dataset, channels: Sequence[Channel], say: Callable[[str], None]) -> Iterator[_Way]:
     """Yield the ways to the hosts that lack a dataset."""
-    asks: dict[str, Any] = {"digests": [data.digest], "use": True}
-    told = everywhere(lambda channel: channel.ask("data_known", **asks)[0], channels)
-    lacking = [each for each in zip(channels, told, strict=True) if not each[1]["found"]]
+    told = _known(channels, data.digest, use=True)
+    lacking = [each for each in zip(channels, told, strict=True) if not each[1]["here"]]
     if lacking:
         made = _LISTED.pop((data.source, data.digest), None)
         made = made or listing(data.name, data.source, say)

@@ -65,20 +65,21 @@ class Shelf:
         return os.path.join(self.path, "files", key[:2], key[2:])
 
     def data_known(self, head: dict[str, Any], _: bytes) -> dict[str, Any]:
-        """Return of the digests asked for those that are here, with files and bytes of each.
+        """Return whether data of a digest are ``here``, and the ``latest`` digests that are.
 
-        ``latest``: others that are here; ``use``: those asked for are about to be used.
+        ``use``: they are about to be used; ``extent``: files and bytes are to be counted.
         """
-        found = {}
-        with self._in_use():
-            for digest in head["digests"]:
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.isdir(os.path.join(self.path, digest)):
-                        with open(self._tree(digest), "rb") as file:
-                            found[digest] = extent(file.read())
-                        if head["use"]:
-                            os.utime(self._tree(digest))
-        return {"found": found, "latest": self._latest()}
+        digest, latest = head["digest"], self._latest()
+        told: dict[str, Any] = {"here": False, "latest": latest}
+        with self._in_use(), contextlib.suppress(FileNotFoundError):
+            os.stat(os.path.join(self.path, digest))
+            if head["use"]:
+                os.utime(self._tree(digest))
+            if head["extent"]:
+                with open(self._tree(digest), "rb") as file:
+                    told["extent"] = extent(file.read())
+            told["here"] = digest in latest
+        return told
 
     def _latest(self) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
