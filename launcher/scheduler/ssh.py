@@ -17,6 +17,7 @@ from launcher.record import record_outcome
 from launcher.scheduler import View
 from launcher.ssh import explained, mirror
 from launcher.ssh.build import build
+from launcher.ssh.carry import carry
 from launcher.ssh.connection import everywhere, side_by_side
 from launcher.ssh.provided import asked
 from launcher.ssh.ready import of_run
@@ -66,9 +67,13 @@ class Prepared:
         def one(channel: Channel) -> None:
             bring(channel, tree)
             texts = {**_texts(self.plan.files), "code.tree": (tree.name, 0o644)}
+            if self.plan.data:
+                named = "".join(f"{each.digest}\n" for each in self.plan.data)
+                texts["data.trees"] = named, 0o644
             self._send(channel, texts)
 
         everywhere(one, self.channels)
+        carry(self.channels, self.plan.data, self.say)
         return build(self.channels, asks, self.say)
 
     def _check_ways(self) -> None:

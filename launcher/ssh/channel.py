@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from launcher.errors import SubmitError
+from launcher.errors import LaunchError, SubmitError
 from launcher.ssh.agent import MARK
 
 if TYPE_CHECKING:
@@ -78,14 +78,23 @@ class Channel:
         """Have a request carried out for each message; as ``ask``, but a few are on their way."""
         waiting = 0
         with self._asking():
-            for head, body in messages:
-                self._send(request, body, head)
-                waiting += 1
-                if waiting == _AHEAD:
-                    self._answer(None)
+            try:
+                for head, body in messages:
+                    self._send(request, body, head)
+                    waiting += 1
+                    if waiting == _AHEAD:
+                        waiting -= 1
+                        self._answer(None)
+                while waiting:
                     waiting -= 1
-            for _ in range(waiting):
-                self._answer(None)
+                    self._answer(None)
+            except LostError:
+                raise
+            except LaunchError:  # what is on its way is answered all the same
+                for _ in range(waiting):
+                    with contextlib.suppress(SubmitError):
+                        self._answer(None)
+                raise
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
@@ -93,7 +102,7 @@ class Channel:
         with self._lock:
             try:
                 yield
-            except SubmitError:
+            except LaunchError:
                 raise
             except BaseException:
                 self.abort()
@@ -106,7 +115,7 @@ class Channel:
             self.running.kill()
 
     def _send(self, request: str, body: bytes, head: dict[str, Any]) -> None:
-        packed = zlib.compress(body, 1) if len(body) >= _PACKED else body
+        packed = zlib.compress(body, 1) if _packs(body) else body
         packed = packed if len(packed) < len(body) else body
         values = {"request": request, "packed": packed is not body, **head, "size": len(packed)}
         try:
@@ -159,3 +168,11 @@ class Channel:
         with self.errors as errors:
             errors.seek(0)
             return errors.read().decode("utf-8", "replace")
+
+
+def _packs(body: bytes) -> bool:
+    """Return whether to pack a body is worth the time, by a look at some parts of it."""
+    if len(body) < _PACKED:
+        return False
+    sample = b"".join(body[at : at + 1024] for at in range(0, len(body), len(body) // 4))
+    return len(zlib.compress(sample, 1)) < 0.9 * len(sample)

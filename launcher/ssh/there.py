@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import process
 from launcher.errors import LaunchError
 from launcher.processes import alive, marked
-from launcher.ssh import provided
+from launcher.ssh import provided, shelf
 from launcher.ssh.objects import Objects
 from launcher.store import RunFolder, write_atomically
 
@@ -43,6 +43,7 @@ def extend(agent: Agent, root: str) -> None:
         )
     }
     provided.extend(agent)
+    shelf.extend(agent)
 
 
 class There:

@@ -67,8 +67,12 @@ def content(
         taken = snapshots[draft.job.source_directory]
         own: dict[str, Any] = {"source": [taken.tree, taken.prefix], "lock": lock}
         paths = draft.job.data.items()
+        digests = {each.name: each.digest for each in draft.facts.data}
         if paths:
-            own["data"] = [[name, data.setdefault(path, _identity(path))] for name, path in paths]
+            own["data"] = [
+                [name, digests.get(name) or data.setdefault(path, _identity(path))]
+                for name, path in paths
+            ]
         signatures.append(signature(draft, own))
     return Content(snapshots=snapshots, locks=locks, signatures=tuple(signatures))
 

@@ -30,7 +30,7 @@ class Places:
             bool(getattr(compute, name, None))
             for name in ("account", "qos", "reservation", "nodelist", "exclude")
         )
-        how = (job.dist.kind, job.dist.horovod, tuple(job.data.items()))
+        how = (job.dist.kind, job.dist.horovod, tuple(job.data.items()), tuple(job.uploads.items()))
         key = (source, id(job.environment), compute.kind, *asked, *how)
         if key not in self._facts:
             self._facts[key] = probe(job, self.sources[source], arrays=True)
