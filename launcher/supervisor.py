@@ -34,10 +34,7 @@ if TYPE_CHECKING:
     from launcher.process import Running
 
 _WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-_STEP_S, _KILL_S = (
-    0.05,
-    1.0,
-)  # between two looks at ranks that are ending; for SIGKILL to reach them
+_STEP_S, _KILL_S = 0.05, 1.0  # between two looks at ranks that are ending; for SIGKILL
 _HEARD_S = 2.0  # for the word of a rank that has just started
 _FAREWELL_S = 2.0  # for mpirun or srun to end after their ranks have
 _BUILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "environment", "here.py")
