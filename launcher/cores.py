@@ -1,37 +1,47 @@
-"""Cores and GPUs of this machine, on lease: who holds the lock of its file has it.
+"""Cores, slots and GPUs of this machine, on lease: whose socket has the name of one has it.
 
-Why locks of files: whoever inherits an open file holds its lock, and the kernel frees it when the
-last of them ends, however that is. So pools, of whatever project folders, share a machine without
-knowing of each other, and none has to outlive the runs that it started. Source: flock(2).
+Why names of sockets: of one name in the abstract namespace the kernel lets one socket be bound at a
+time, whoever asks. Whoever inherits that socket has the name, and it is free when the last of them
+ends, however that is. So pools of whatever users and folders share a machine without knowing of
+each other, and none has to outlive the runs that it started. No file lies anywhere that is one
+user's, that another cannot lock, or that somebody tidies away. It is an agreement all the same: who
+does not ask is not kept from anything. Containers with networks of their own are machines of their
+own. Source: unix(7).
 
-Why a turn: who collects for a large run would never have enough while others take every core that
-gets free for small ones. Why a door before it: who has had a turn must get behind those who wait.
-Why one of GPUs and one of cores: who waits for a GPU must not keep others from cores.
+Why a queue, of names with the time in them: first come, first served, and who dies has left it. Why
+a turn as well: of two who come at once each may see itself as the first. Why one queue for GPUs and
+one for cores: who waits for a GPU must not keep others from cores.
+
+Why a slot is the lease of a core, as long as there are cores, but no place to run: how much of a
+machine a slot is, is for who configures slots; who counts in cores sees one less for each, so that
+both can share a machine. Those beyond the cores are names alone.
 """
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
+import errno
 import os
+import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.environment.answers import cache_dir
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 # The run whose pool has the cores that we are on: the pools that its script starts share those.
 LEASED = "LAUNCHER_LEASED"
-_ELSEWHERE = "/tmp"  # noqa: S108 - a folder of ours alone, below it
+_SOCKETS = "/proc/net/unix"
+_SOON_S, _LATER_S = 0.05, 1.0  # between two looks of the first in a queue; of the last
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """Cores and GPUs that are ours as long as a process holds ``files``, which are open."""
+    """What is ours as long as a process holds ``files``, which are open."""
 
-    cores: tuple[int, ...]
+    cores: tuple[int, ...]  # to run on; () where slots are leased
     gpus: tuple[str, ...]
     files: tuple[int, ...]
 
@@ -44,17 +54,34 @@ class Lease:
 class Leases:
     """What one pool has collected so far, for the run that it starts next."""
 
-    def __init__(self, folder: str, cores: Sequence[int], gpus: Sequence[str]) -> None:
-        """Name what there is to share, and the folder of its locks, which is made."""
-        self._folder = folder
-        self._cores = tuple(cores)
-        self._gpus = tuple(gpus)
-        self._held: dict[str, int] = {}  # name of a lock -> its open file
-        os.makedirs(folder, exist_ok=True)
+    def __init__(
+        self, share: str, cores: Collection[int], gpus: Sequence[str], slots: int | None = None
+    ) -> None:
+        """Name what there is to share, with all of the same ``share``; nothing is taken.
 
-    def take(self, cores: int, gpus: int) -> Lease | None:
-        """Return so many, or all where there are less; None: ask again, others have them still."""
-        if not (self._has("gpu", self._gpus, gpus) and self._has("core", self._cores, cores)):
+        ``slots``: so many are leased in place of cores.
+        """
+        self._share = share
+        self._cores = tuple(sorted(cores)) if slots is None else ()
+        self._gpus = tuple(gpus)
+        names = [f"core-{each}" for each in sorted(cores)][:slots]
+        self._units = [*names, *(f"slot-{each}" for each in range(len(names), slots or 0))]
+        self._held: dict[str, int] = {}  # name -> its open socket
+        self._tickets: dict[str, str] = {}  # queue -> our name in it
+        self.ahead = 0  # how many are before us
+
+    @property
+    def patience(self) -> float:
+        """Return for how long to wait, in seconds, until asking once more is worth it."""
+        return min(_LATER_S, _SOON_S * (1 + self.ahead))
+
+    def take(self, units: int, gpus: int) -> Lease | None:
+        """Return so many cores or slots, and GPUs, or all where there are less.
+
+        None: ask again, others have them still.
+        """
+        names = [f"gpu-{each}" for each in self._gpus]
+        if not (self._has("gpu", names, gpus) and self._has("core", self._units, units)):
             return None
         files, held, self._held = tuple(self._held.values()), self._held, {}
         return Lease(
@@ -64,70 +91,72 @@ class Leases:
         )
 
     def drop(self) -> None:
-        """Free what was collected, and our turn."""
+        """Free what was collected, and our places in the queues."""
         for name in list(self._held):
             self._free(name)
+        self._tickets.clear()
 
-    def _has(self, kind: str, there: Sequence[object], wanted: int) -> bool:
-        """Return whether we hold as many of a kind as are wanted and there; collect in our turn."""
-        left = min(wanted, len(there)) - sum(name.startswith(f"{kind}-") for name in self._held)
-        if not left:
-            return True
-        door, turn = f"{kind}.door", f"{kind}.turn"
-        if turn not in self._held:
-            if not (self._lock(door) and self._lock(turn)):
-                return False
-            self._free(door)
-        for name in (f"{kind}-{each}" for each in there):
-            if left and name not in self._held:
-                left -= self._lock(name)
-        if not left:
-            self._free(turn)
-        return not left
-
-    def _lock(self, name: str) -> bool:
-        """Return whether the lock called ``name`` is ours now."""
-        if name in self._held:
-            return True
-        path = os.path.join(self._folder, name.replace("/", "_"))
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
+    def _has(self, queue: str, there: Sequence[str], wanted: int) -> bool:
+        """Return whether we hold as many as are wanted and there; collect in our turn."""
+        left = min(wanted, len(there)) - sum(name in self._held for name in there)
+        if left > 0 and not self._is_first(queue):
             return False
-        self._held[name] = file
+        for name in there:
+            if left > 0 and name not in self._held:
+                left -= self._bind(name)
+        if left > 0:
+            return False
+        for name in (f"{queue}.turn", self._tickets.pop(queue, "")):
+            if name in self._held:
+                self._free(name)
+        return True
+
+    def _is_first(self, queue: str) -> bool:
+        """Return whether it is our turn; stand in the queue until it is."""
+        turn = f"{queue}.turn"
+        if turn in self._held:
+            return True
+        if queue not in self._tickets:
+            ticket = f"{queue}.{time.monotonic_ns():020}.{os.getpid()}"
+            if not self._bind(ticket):
+                return False
+            self._tickets[queue] = ticket
+        mine = self._tickets[queue]
+        self.ahead = sum(name < mine for name in self._names(f"{queue}.") if name != turn)
+        return not self.ahead and self._bind(turn)
+
+    def _names(self, prefix: str) -> list[str]:
+        """Return the names that anybody has, those that begin so; none where that is not told."""
+        mark = f" @{self._prefix}"
+        with contextlib.suppress(OSError), open(_SOCKETS, encoding="utf-8", errors="replace") as at:
+            found = (line.rstrip("\n").partition(mark)[2] for line in at)
+            return [name for name in found if name.startswith(prefix)]
+        return []
+
+    @property
+    def _prefix(self) -> str:
+        return f"launcher/{self._share}/"
+
+    def _bind(self, name: str) -> bool:
+        """Return whether the name is ours now."""
+        own = socket.socket(socket.AF_UNIX)
+        try:
+            own.bind(f"\0{self._prefix}{name}")
+        except OSError as error:
+            own.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return False
+        self._held[name] = own.detach()
         return True
 
     def _free(self, name: str) -> None:
         os.close(self._held.pop(name))
 
 
-def folder(env: Mapping[str, str]) -> str:
-    """Return where the locks lie of what we share, a folder that is there; OSError: there is none.
-
-    A home, and so the cache, may be many machines', and its file system may have no locks.
-    """
-    machine, share = f"{os.uname().nodename}-{os.getuid()}", env.get(LEASED, "all")
-    try:
-        return _usable(os.path.join(cache_dir(), "leases", machine, share))
-    except OSError:
-        own = os.path.join(_ELSEWHERE, f"launcher-{machine}")
-        os.makedirs(own, mode=0o700, exist_ok=True)
-        if os.lstat(own).st_uid != os.getuid():
-            raise
-        return _usable(os.path.join(own, share))
-
-
-def _usable(path: str) -> str:
-    """Return ``path``, a folder in which files can be locked; else OSError."""
-    os.makedirs(path, exist_ok=True)
-    file = os.open(os.path.join(path, "tried"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    finally:
-        os.close(file)
-    return path
+def share(env: Mapping[str, str]) -> str:
+    """Return the name of what we share: the machine, or what a run has leased that we are in."""
+    return env.get(LEASED, "all")
 
 
 def devices(env: Mapping[str, str]) -> list[str]:

@@ -1,50 +1,44 @@
-"""One a group of runs on this machine: starts them in order, as many at once as there is room for.
+"""One a group of runs: starts them in order, as many at once as there is room for on its machines.
 
 Standard library only, in a session of its own, as the supervisors are that it starts: each has
 its own cores, and goes on when the pool is killed. What waits then is lost, and is seen to be.
 
-Why a run is claimed first: to start it and to cancel it while it waits are for whoever makes the
-file ``job`` in its folder. The supervisor inherits that file's lock: where nobody has it, and the
-run has not begun, nobody is about to start it.
-
-Why we ask again and again for cores that others have: locks cannot be waited for together. The end
-of a run of our own wakes us at once.
+Why a run of several machines collects them in one order, the same for all pools, and asks only for
+what comes after the ones that it has: two that each had what the other waits for would wait for
+ever. Why it asks all of those at once: whichever is free first will do. Runs start in their order,
+but for those of one machine, which have machines that the first does not ask for yet.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import signal
+import select
 import sys
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from launcher import cores, process
+from launcher.claim import claim, failed, is_claimed
 from launcher.job import RunState
+from launcher.place import Here, Host, LostError, Need, wakes, woken
 from launcher.processes import HEARTBEAT_S, this_process
-from launcher.store import RunFolder, last_lines
+from launcher.store import RunFolder
 from launcher.sweep.store import GroupFolder
 
 if TYPE_CHECKING:
-    from launcher.cores import Lease
-    from launcher.process import Running
-    from launcher.store import Folder
-
-_SOON_S, _LATER_S = 0.01, 0.2  # between two looks at what others hold
+    from launcher.place import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A run that waits, and what it needs."""
+    """A run that waits, and what it needs of each of its machines."""
 
     folder: RunFolder
-    cores: int
-    gpus: int
+    nodes: int
+    need: Need
     max_parallel: int | None  # it starts while fewer runs of this pool run; None: no limit
 
 
@@ -54,25 +48,30 @@ class Pool:
     def __init__(self, group: GroupFolder, supervisor: tuple[str, ...]) -> None:
         """Read what is to be started, by the words ``supervisor`` and the run's folder."""
         self.group = group
-        self.supervisor = supervisor
-        self.waiting = deque(tasks(group))
-        self.running: dict[RunFolder, Running] = {}
-        self.cores = os.sched_getaffinity(0)
-        gpus = cores.devices(os.environ)
-        self.leases = cores.Leases(cores.folder(os.environ), sorted(self.cores), gpus)
+        with open(group.file("group.json"), encoding="utf-8") as file:
+            values = json.load(file)
+        self.waiting = deque(_tasks(group, values))
+        self.tells = "hosts" in values  # where runs are
+        self.secrets = {name: os.environ[name] for name in values.get("secrets", ())}
+        self.places = _places(group, values, supervisor)
+        self.collected: list[Place] = []  # for the first run that waits
+        self.spare: list[Place] = []  # that it does not ask for yet
+        self.running: dict[str, Place] = {}  # by folder
         self.beaten = 0.0  # when we last gave a sign of life
 
     def run(self) -> None:
         """Start all runs, and wait for those that we started."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
-        pause = _SOON_S
-        while self.waiting or self.running:
+        bell = wakes()
+        while self.waiting or any(not place.silent for place in self.running.values()):
             self.beat()
             if self._look_after() or self._go_on():
-                pause = _SOON_S
                 continue
-            pause = min(2 * pause, _LATER_S)
-            signal.sigtimedwait((signal.SIGCHLD,), pause if self._asks() else HEARTBEAT_S)
+            files = [file for place in self.places for file in place.files()]
+            pause = min(HEARTBEAT_S, *(place.patience for place in self.places))
+            select.select([bell, *files], [], [], pause)
+            woken(bell)
+        for place in self.places:
+            place.close()
 
     def beat(self) -> None:
         """Show other machines that we live."""
@@ -83,105 +82,141 @@ class Pool:
                 os.utime(self.group.file("heartbeat"))
 
     def _look_after(self) -> bool:
-        """Return whether a run has ended; one that has not even begun is told to have failed."""
-        ended = [folder for folder, running in self.running.items() if running.poll() is not None]
-        for folder in ended:
-            status = self.running.pop(folder).returncode
-            if not _has_begun(folder):
-                log = last_lines(folder.file("logs", "launch.log"))
-                _failed(folder, status, f"the supervisor ended at once: {log}")
+        """Return whether a run has ended."""
+        ended = [path for place in self.places for path in place.ended()]
+        for path in ended:
+            self.running.pop(path, None)
         return bool(ended)
 
-    def _asks(self) -> bool:
-        """Return whether a run waits for cores, and not for the end of one of ours."""
-        most = self.waiting[0].max_parallel if self.waiting else 0
-        return most is None or len(self.running) < most
+    def _may_start(self, task: Task) -> bool:
+        """Return whether fewer runs of ours run than may."""
+        running = sum(not place.silent for place in self.running.values())
+        return task.max_parallel is None or running < task.max_parallel
 
     def _go_on(self) -> bool:
         """Return whether the first run that waits does so no longer."""
-        if not self.waiting:
+        task = self.waiting[0] if self.waiting else None
+        if task and is_claimed(task.folder):
+            self.waiting.popleft()  # it was cancelled
+            return True
+        if task is None or not self._may_start(task):
+            self._drop()
             return False
-        task = self.waiting[0]
-        if os.path.exists(task.folder.file("job")):
-            self.leases.drop()  # they were for one that was cancelled
-        elif not self._asks():
+        if self._collect(task):
+            on, self.collected = self.collected, []
+        elif not (found := self._other()):
             return False
         else:
-            lease = self.leases.take(task.cores, task.gpus)
-            if lease is None:
-                return False
-            try:
-                claimed = claim(task.folder)
-                if claimed is not None:
-                    self._start(task.folder, lease, claimed)
-                    os.close(claimed)
-            except OSError:  # a full disk: it may have room again
-                return False
-            finally:
-                lease.close()
-        self.waiting.popleft()
+            task, on = found
+        try:
+            self._start(task, on)
+        except OSError:  # a full disk, a lost connection: it may be better later
+            self._drop()
+            return False
+        self.waiting.remove(task)
         return True
 
-    def _start(self, folder: RunFolder, lease: Lease, claimed: int) -> None:
-        """Start the run's supervisor; it inherits its cores, and holds them to its own end."""
-        holds = (*lease.files, claimed)
-        env = {**os.environ, cores.LEASED: folder.id}
-        if lease.gpus:
-            env["CUDA_VISIBLE_DEVICES"] = ",".join(lease.gpus)
-        words = (*self.supervisor, folder.path)
-        os.sched_setaffinity(0, lease.cores)
+    def _other(self) -> tuple[Task, list[Place]] | None:
+        """Return a run of one machine, and a machine that the first run does not ask for yet."""
+        task = next((each for each in self.waiting if each.nodes == 1), None)
+        for place in self.spare:
+            if task is None:
+                place.drop()
+                continue
+            place.ask(task.need)
+            if place.has():
+                return task, [place]
+        return None
+
+    def _collect(self, task: Task) -> bool:
+        """Return whether we have as many machines as a run needs, each with what it needs there."""
+        if not all(place.has() for place in self.collected):  # one was lost
+            self._drop()
+        places = [place for place in self.places if place.up or place in self.collected]
+        while more := task.nodes - len(self.collected):
+            first = places.index(self.collected[-1]) + 1 if self.collected else 0
+            asked = places[first : max(0, len(places) - more + 1)]
+            self.spare = [each for each in places if each not in (*asked, *self.collected)]
+            for place in asked:
+                place.ask(task.need)
+            ready = next((place for place in asked if place.has()), None)
+            if ready is None:
+                return False
+            self.collected.append(ready)
+        return True
+
+    def _start(self, task: Task, on: list[Place]) -> None:
+        """Start a run, unless it was cancelled, on machines that we have; OSError: later."""
+        first, *others = on
+        refused = self._tie(task.folder, first, others) if others else ""
+        claimed = claim(task.folder)
+        if claimed is None:
+            self._drop()
+            return
         try:
-            os.makedirs(folder.file("logs"), exist_ok=True)
-            with open(folder.file("logs", "launch.log"), "ab") as log:
-                self.running[folder] = process.start(words, log=log, env=env, holds=holds)
-        except OSError as error:
-            _failed(folder, 127, f"its supervisor cannot be started: {error}")
+            if refused:
+                failed(task.folder, 1, refused)
+                self._drop()
+                return
+            env = self.secrets
+            if self.tells:
+                names = [place.name for place in on]
+                task.folder.event(RunState.PENDING, hosts=names)
+                addresses = ",".join(place.address for place in on)
+                env = {**env, "LAUNCHER_HOSTS": addresses}
+            first.start(task.folder, env, claimed)
+            self.running[task.folder.path] = first
+        except OSError:
+            os.unlink(task.folder.file("job"))
+            raise
         finally:
-            os.sched_setaffinity(0, self.cores)
+            os.close(claimed)
+
+    def _tie(self, folder: RunFolder, first: Place, others: list[Place]) -> str:
+        """Have the other machines kept until the run on the first has ended; return why not."""
+        port = first.line()
+        try:
+            for place in others:
+                place.keep(folder, first.address, port)
+        except LostError:
+            raise
+        except OSError as error:
+            return f"a machine of this run does not reach the first, {first.name}: {error}"
+        return ""
+
+    def _drop(self) -> None:
+        self.collected = []
+        for place in self.places:
+            place.drop()
 
 
-def tasks(group: GroupFolder) -> list[Task]:
+def _tasks(group: GroupFolder, values: dict[str, Any]) -> list[Task]:
     """Return the runs of a group and what each needs, in the order in which they start."""
-    with open(group.file("group.json"), encoding="utf-8") as file:
-        needs = json.load(file)["needs"]
     store = os.path.normpath(group.file(*[os.pardir] * 4))
     return [
-        Task(folder=RunFolder(os.path.join(store, run_id)), **need)
-        for run_id, need in zip(group.runs(), needs, strict=True)
+        Task(
+            folder=RunFolder(os.path.join(store, run_id)),
+            nodes=need.get("nodes", 1),
+            need=Need(slots=need.get("slots", 1), cores=need["cores"], gpus=need["gpus"]),
+            max_parallel=need["max_parallel"],
+        )
+        for run_id, need in zip(values["runs"], values["needs"], strict=True)
     ]
 
 
-def claim(folder: Folder) -> int | None:
-    """Return the open file by which a run that waits is ours, to start or to cancel.
+def _places(group: GroupFolder, values: dict[str, Any], supervisor: tuple[str, ...]) -> list[Place]:
+    """Return the machines of a group in the order of all pools; this one where none is named."""
+    if "hosts" not in values:
+        return [Here(supervisor, Host())]
+    from launcher.ssh.elsewhere import Elsewhere  # noqa: PLC0415 - of this machine it is none
 
-    None: another was first, or the run was removed. PermissionError when it is another user's.
-    """
-    try:
-        file = os.open(folder.file("job"), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    except (FileExistsError, FileNotFoundError):
-        return None
-    fcntl.flock(file, fcntl.LOCK_EX)
-    return file
-
-
-def is_on_its_way(folder: Folder) -> bool:
-    """Return whether who has claimed a run lives: its supervisor, or one who cancels it."""
-    with contextlib.suppress(FileNotFoundError), open(folder.file("job"), "rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def _has_begun(folder: RunFolder) -> bool:
-    late = (RunState.SUBMITTING.value, RunState.PENDING.value)
-    return any(each["state"] not in late for each in folder.events())
-
-
-def _failed(folder: RunFolder, status: int, reason: str) -> None:
-    with contextlib.suppress(OSError):  # of a run that was removed
-        folder.event(RunState.FAILED, exit_status=status, reason=reason)
+    found: list[Place] = []
+    for host in sorted((Host(**each) for each in values["hosts"]), key=lambda host: host.order):
+        if host.here:
+            found.append(Here(supervisor, host))
+        else:
+            found.append(Elsewhere(host, tuple(values["ssh"]), supervisor, group.file("ssh.log")))
+    return found
 
 
 def main() -> int:

@@ -37,7 +37,7 @@ print(json.dumps([begun, time.time(), sorted(os.sched_getaffinity(0))]))
 @pytest.fixture
 def lab(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     """A project whose pools share the cores with no other test, and leave no process."""
-    monkeypatch.setenv("LAUNCHER_CACHE", str(project.path.parent / "cache"))
+    monkeypatch.setenv("LAUNCHER_LEASED", f"test-{project.path.parent.name}-{os.getpid()}")
     marks(project).mkdir()
     project.write("train.py", f"here = {str(marks(project))!r}\n{SPAN}")
     yield project

@@ -65,7 +65,13 @@ def test_what_runs_beside_the_script_needs_the_standard_library_only(path: str) 
     assert imported(ROOT / "launcher" / path) <= allowed
 
 
-@pytest.mark.parametrize("module", ["launcher", "launcher.supervisor", "launcher.run"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("launcher", "launcher.supervisor", "launcher.run", "launcher.pool"),
+        *("launcher.ssh.elsewhere", "launcher.ssh.hold", "launcher.ssh.keep"),
+    ],
+)
 def test_what_runs_without_hydra_imports_the_standard_library_only(module: str) -> None:
     program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {module}"
     subprocess.run([sys.executable, "-I", "-S", "-c", program], check=True)

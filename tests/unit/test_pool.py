@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -14,13 +15,15 @@ from typing import Any
 import pytest
 
 from launcher import pool
+from launcher.claim import claim
 from launcher.compute.local import Local
-from launcher.cores import LEASED, Leases, devices, folder
+from launcher.cores import LEASED, Leases, devices, share
 from launcher.environment.locate import Prefix
 from launcher.errors import PlanError
 from launcher.job import Facts, Resources
 from launcher.sweep.store import GroupFolder
 
+ROOT = Path(__file__).parents[2]
 PROGRAM = Path(pool.__file__).with_name("pool_runs.py")
 TOLD = (
     "import json, os, sys, time; begun = time.time(); time.sleep(0.05); "
@@ -30,6 +33,7 @@ TOLD = (
     "open(sys.argv[1] + '/events.jsonl', 'a').write(json.dumps({'state': 'RUNNING'}) + '\\n')"
 )
 CORES = sorted(os.sched_getaffinity(0))
+NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -74,16 +78,26 @@ class Queue:
 
 @pytest.fixture
 def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
-    monkeypatch.setenv("LAUNCHER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv(LEASED, own_share())
     return Queue(tmp_path / "runs")
 
 
-def leases(tmp_path: Path, cores: int = 2, gpus: tuple[str, ...] = ()) -> Leases:
-    return Leases(str(tmp_path), range(cores), gpus)
+def own_share() -> str:
+    """Return what no other test shares."""
+    return f"test-{os.getpid()}-{next(NUMBERS)}"
 
 
-def test_a_core_is_leased_once_and_again_when_it_is_free(tmp_path: Path) -> None:
-    ours, theirs = leases(tmp_path), leases(tmp_path)
+@pytest.fixture
+def shared() -> str:
+    return own_share()
+
+
+def leases(shared: str, cores: int = 2, gpus: tuple[str, ...] = ()) -> Leases:
+    return Leases(shared, range(cores), gpus)
+
+
+def test_a_core_is_leased_once_and_again_when_it_is_free(shared: str) -> None:
+    ours, theirs = leases(shared), leases(shared)
     first, second = ours.take(1, 0), theirs.take(1, 0)
     assert first
     assert second
@@ -97,15 +111,15 @@ def test_a_core_is_leased_once_and_again_when_it_is_free(tmp_path: Path) -> None
     third.close()
 
 
-def test_more_than_there_are_is_all(tmp_path: Path) -> None:
-    lease = leases(tmp_path, gpus=("0",)).take(9, 9)
+def test_more_than_there_are_is_all(shared: str) -> None:
+    lease = leases(shared, gpus=("0",)).take(9, 9)
     assert lease
     assert (lease.cores, lease.gpus) == ((0, 1), ("0",))
     lease.close()
 
 
-def test_a_large_run_is_not_starved_by_small_ones(tmp_path: Path) -> None:
-    small, large = leases(tmp_path), leases(tmp_path)
+def test_a_large_run_is_not_starved_by_small_ones(shared: str) -> None:
+    small, large = leases(shared), leases(shared)
     first, second = small.take(1, 0), small.take(1, 0)
     assert first
     assert second
@@ -119,8 +133,8 @@ def test_a_large_run_is_not_starved_by_small_ones(tmp_path: Path) -> None:
     lease.close()
 
 
-def test_who_had_a_turn_gets_behind_those_who_wait(tmp_path: Path) -> None:
-    ours, theirs = leases(tmp_path, cores=1), leases(tmp_path, cores=1)
+def test_who_had_a_turn_gets_behind_those_who_wait(shared: str) -> None:
+    ours, theirs = leases(shared, cores=1), leases(shared, cores=1)
     first = ours.take(1, 0)
     assert first
     assert ours.take(1, 0) is None  # our turn, no core
@@ -135,8 +149,8 @@ def test_who_had_a_turn_gets_behind_those_who_wait(tmp_path: Path) -> None:
     third.close()
 
 
-def test_who_waits_for_a_gpu_keeps_nobody_from_cores(tmp_path: Path) -> None:
-    trains, computes = leases(tmp_path, 3, ("0",)), leases(tmp_path, 3, ("0",))
+def test_who_waits_for_a_gpu_keeps_nobody_from_cores(shared: str) -> None:
+    trains, computes = leases(shared, 3, ("0",)), leases(shared, 3, ("0",))
     first = trains.take(1, 1)
     assert first
     assert trains.take(1, 1) is None
@@ -150,17 +164,69 @@ def test_who_waits_for_a_gpu_keeps_nobody_from_cores(tmp_path: Path) -> None:
     other.close()
 
 
-def test_locks_lie_where_there_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LAUNCHER_CACHE", str(tmp_path))
-    assert folder({}).startswith(str(tmp_path))
-    assert folder({LEASED: "run"}) != folder({})
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("LAUNCHER_CACHE", str(tmp_path / "file"))
-    assert folder({}).startswith("/tmp/launcher-")
+def test_first_come_first_served_whoever_looks_most_often(shared: str) -> None:
+    held = leases(shared, cores=1).take(1, 0)
+    assert held
+    waiting = [leases(shared, cores=1) for _ in range(4)]
+    for each in (*waiting, *reversed(waiting)):
+        assert each.take(1, 0) is None
+    assert [each.ahead for each in waiting] == [0, 1, 2, 3]
+    waiting.pop(2).drop()
+    for count, first in enumerate(waiting):
+        held.close()
+        for other in waiting[count + 1 :]:
+            assert other.take(1, 0) is None
+        held = first.take(1, 0)
+        assert held
+    held.close()
 
 
-def test_what_was_collected_for_a_run_that_was_cancelled_is_free(tmp_path: Path) -> None:
-    ours, theirs = leases(tmp_path), leases(tmp_path)
+def test_who_dies_has_left_the_queue_and_given_all_back(shared: str) -> None:
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from launcher.cores import Leases\n"
+        f"ours, theirs = (Leases({shared!r}, range(2), ()) for _ in range(2))\n"
+        "held = ours.take(1, 0)\nprint(theirs.take(2, 0), flush=True)\nsys.stdin.read()\n"
+    )
+    words = (sys.executable, "-I", "-S", "-c", program)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "None\n"
+        behind = leases(shared)
+        assert behind.take(1, 0) is None
+        assert behind.ahead == 1
+        other.kill()
+        other.wait()
+    lease = behind.take(2, 0)
+    assert lease
+    lease.close()
+
+
+def test_slots_and_cores_meet(shared: str) -> None:
+    slots, cores = Leases(shared, {4, 5}, (), 3), Leases(shared, {4, 5}, ())
+    one, two = slots.take(1, 0), cores.take(1, 0)
+    assert one
+    assert two
+    assert (one.cores, two.cores) == ((), (5,))
+    three = slots.take(1, 0)  # it is no core
+    assert three
+    assert slots.take(1, 0) is None
+    assert cores.take(1, 0) is None
+    slots.drop()
+    one.close()
+    again = cores.take(1, 0)
+    assert again
+    assert again.cores == (4,)
+    for each in (two, three, again):
+        each.close()
+
+
+def test_a_run_s_pools_share_what_it_has() -> None:
+    assert (share({}), share({LEASED: "run"})) == ("all", "run")
+
+
+def test_what_was_collected_for_a_run_that_was_cancelled_is_free(shared: str) -> None:
+    ours, theirs = leases(shared), leases(shared)
     held = theirs.take(1, 0)
     assert held
     assert ours.take(2, 0) is None
@@ -215,7 +281,7 @@ def test_gpus_are_shared_out(queue: Queue) -> None:
 
 def test_runs_that_were_cancelled_or_removed_are_left_out(queue: Queue) -> None:
     queue.fill({}, {}, {})
-    claimed = pool.claim(GroupFolder(str(queue.path / "run-0")))
+    claimed = claim(GroupFolder(str(queue.path / "run-0")))
     assert claimed is not None
     os.close(claimed)
     (queue.path / "run-1" / "events.jsonl").unlink()
