@@ -5,11 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from launcher.ssh.connection import everywhere
+from launcher.ssh.provided import asked
+from launcher.ssh.ready import of_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from launcher.environment.locate import Prefix
+    from launcher.hosts import Hosts
+    from launcher.job import JobSpec
     from launcher.ssh.channel import Channel
+
+
+def on_hosts(hosts: Hosts, job: JobSpec, prefix: Prefix, say: Callable[[str], None]) -> str:
+    """Return the lock of a job's environment, which all hosts have when this returns."""
+    channels = everywhere(lambda host: of_run(hosts, host), hosts.hosts)
+    asks = asked(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi")
+    return build(channels, asks | {"path": prefix.path, "python": prefix.python}, say)
 
 
 def build(channels: Sequence[Channel], asks: dict[str, Any], say: Callable[[str], None]) -> str:

@@ -115,7 +115,8 @@ class Place:
         last = _last(events)
         state = str(last.get("state", ""))
         changed = changed_at(events) if state in _FINAL else latest_change(self.file(path))
-        young = state not in _FINAL and changed > time.time() - _YOUNG_S
+        waits = "runs/.sweeps" in self.used or changed > time.time() - _YOUNG_S
+        young = state not in _FINAL and waits
         going = path in self.used or held(self.file(path))
         return {
             "kind": "run",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from launcher.compute.ssh import between
+from launcher.ssh import explained
 from launcher.ssh.bundle import bundle
 from launcher.ssh.connection import Target, connected
 from launcher.ssh.travel import bring
@@ -40,6 +42,18 @@ def ready(host: Target, paths: Sequence[str] | None = None) -> Channel:
         bring(channel, tree)
         channel.root = channel.ask("load", name=tree.name)[0]
     return channel
+
+
+def check_ways(hosts: Hosts, first: Host) -> None:
+    """Raise SubmitError where one of the hosts cannot ssh to another one, as mpirun will."""
+    others = [each for each in hosts.hosts if each is not first]
+    if others:
+        addresses = [each.address for each in others]
+        config = between(hosts).encode()
+        answers, _ = of_run(hosts, first).ask("reach", config, addresses=addresses)
+        for host, (status, said) in zip(others, answers, strict=True):
+            if status:
+                raise explained.between(first, host, said)
 
 
 def of_run(hosts: Hosts, host: Host) -> Channel:

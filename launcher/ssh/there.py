@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import process
 from launcher.errors import LaunchError
 from launcher.processes import alive
-from launcher.ssh import provided
+from launcher.ssh import pooled, provided
 from launcher.ssh.objects import Objects
 from launcher.store import RunFolder, write_atomically
 
@@ -42,6 +42,7 @@ def extend(agent: Agent, root: str) -> None:
         )
     }
     provided.extend(agent)
+    pooled.extend(agent)
 
 
 class There:
@@ -104,9 +105,14 @@ class There:
 
         Of a run, events come last, and no later than all that was written before them.
         """
-        told, body, left = {}, b"", _MOST
+        told: dict[str, dict[str, Any]] = {}
+        body, left = b"", _MOST
+        pools = pooled.Pools(self.agent.workdir)
         for asked in head["runs"]:
             folder = self._folder(asked["run"])
+            # What lives now may have ended, and told so, after we have read what it had told.
+            coming = pools.has(folder, asked["group"])
+            lived = _supervisor(folder) is not None
             seen = _size(folder.file("events.jsonl"))
             pieces: list[_PIECE] = []
             for path, size, changed in (*_written(folder), ("events.jsonl", seen, 0)):
@@ -121,7 +127,8 @@ class There:
                 pieces.append((path, offset, len(data), changed))
                 body += data
                 left -= len(data)
-            told[asked["run"]] = {"pieces": pieces, **self._state(folder)}
+            told[asked["run"]] = {"pieces": pieces, "coming": coming, **self._state(folder)}
+            told[asked["run"]]["alive"] |= lived
         return {"runs": told, "more": left <= 0}, body
 
     def _state(self, folder: RunFolder) -> dict[str, bool]:
