@@ -106,6 +106,13 @@ class Waiting:
                 self.say(f"  may help: {status.advice}")
 
 
+def refresh(folder: RunFolder) -> None:
+    """Have a run's folder show what it has written, wherever it runs."""
+    run = read(folder)
+    if not RunState(run.last["state"]).final:
+        scheduler(run.record.compute).refresh([run])
+
+
 def follow(tail: Tail, write: Callable[[bytes], object], say: Callable[[str], object]) -> RunStatus:
     """Return the final status of the run, after writing its logs as they come.
 

@@ -17,7 +17,7 @@ from launcher import process
 from launcher.errors import LaunchError, StoreError, SubmitError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
+    from collections.abc import Container, Generator, Sequence
 
     from launcher.process import Completed
 
@@ -68,7 +68,7 @@ def _argv(words: Sequence[str], own: Container[str] = ()) -> tuple[str, ...]:
     return (*(("env", *foreign) if foreign else ()), "git", *_SETTINGS, *words)
 
 
-def blobs(git_dir: str, names: Sequence[str]) -> Iterator[bytes]:
+def blobs(git_dir: str, names: Sequence[str]) -> Generator[bytes, None, None]:
     """Yield what the objects of these names hold, in their order; StoreError when one is gone."""
     import tempfile  # noqa: PLC0415 - of code that travels only
     import threading  # noqa: PLC0415

@@ -212,6 +212,8 @@ class Guard:
         if code:  # who judges may be on another machine
             self.entry["last"] = relay.last.decode("utf-8", "replace")
         self._leave()
+        if self.line and self.line.silence_s and not self.line.released:
+            self.listening.join(2 * _ANSWER_S)  # it ends us, and mpirun's daemon
         return code if code >= 0 else 128 - code
 
     def refuse(self, status: int, reason: str) -> int:
@@ -251,8 +253,6 @@ class Guard:
             pass
         if not self.line.released:
             self._file()
-            if self.line.silence_s and self.line.socket is not None:
-                self.listening.join()  # it ends us all
 
     def _file(self) -> None:
         path = os.path.join(self.folder, "ranks", f"{self.entry['rank']}.json")

@@ -20,7 +20,6 @@ from launcher.sweep.store import Groups, link_log
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-
 # Between the submitting process's end and the supervisor's first word.
 _HANDOVER_S = 10.0
 
@@ -173,8 +172,9 @@ def _settle(run: Open, view: View) -> RunStatus:
 
 
 def _explained(run: Open, status: RunStatus) -> RunStatus:
-    """Return the status of a run that waits, with the reason as a sentence."""
-    if status.state is not RunState.PENDING or not status.reason:
+    """Return the status of a run that waits, with Slurm's reason as a sentence."""
+    waits = status.state is RunState.PENDING and status.reason
+    if run.record.compute != "slurm" or not waits:
         return status
     from launcher.outcome import explained  # noqa: PLC0415
 

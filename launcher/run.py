@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from launcher.follow import Tail, Waiting
+from launcher.follow import Tail, Waiting, refresh
 from launcher.job import RunState
 from launcher.observe import observe, read
 from launcher.scheduler import scheduler
@@ -44,6 +44,7 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """Return what the script reported, oldest first."""
+        refresh(self.folder)
         return self.folder.metrics()
 
     def logs(self, rank: int | None = None) -> str:
@@ -54,6 +55,7 @@ class Run:
         world_size = self.folder.record().world_size
         if rank is not None and not 0 <= rank < world_size:
             raise ValueError(f"run {self.id} has ranks 0 to {world_size - 1}, not {rank}")
+        refresh(self.folder)
         tail = Tail(self.folder, world_size=world_size, rank=rank)
         parts: list[bytes] = []
         tail.drain(parts.append)

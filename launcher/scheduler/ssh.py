@@ -18,7 +18,7 @@ from launcher.scheduler import View
 from launcher.ssh import mirror, queue
 from launcher.ssh.build import on_hosts
 from launcher.ssh.connection import everywhere, side_by_side
-from launcher.ssh.ready import check_ways, of_run
+from launcher.ssh.ready import check_ways, of_run, try_ways
 from launcher.ssh.travel import bring, code
 from launcher.ssh.where import all_hosts, hosts_of, waits
 
@@ -57,15 +57,14 @@ class Prepared:
         self.channels = everywhere(lambda host: of_run(self.hosts, host), self.hosts.hosts)
         tree = code(source)
 
-        def one(channel: Channel | None) -> None:
-            if channel is None:
-                check_ways(self.hosts, self.hosts.hosts[0])
-            else:
-                bring(channel, tree)
-                texts = {**_texts(self.plan.files), "code.tree": (tree.name, 0o644)}
-                self._send(channel, texts)
+        try_ways(self.hosts, self.hosts.hosts[0])  # we have to know of it in the end only
 
-        everywhere(one, [*self.channels, None])
+        def one(channel: Channel) -> None:
+            bring(channel, tree)
+            texts = {**_texts(self.plan.files), "code.tree": (tree.name, 0o644)}
+            self._send(channel, texts)
+
+        everywhere(one, self.channels)
         return on_hosts(self.hosts, job, prefix, self.say)
 
     def _send(self, channel: Channel, texts: dict[str, tuple[str, int]]) -> None:
@@ -75,6 +74,7 @@ class Prepared:
 
     def go(self) -> None:
         """Have the supervisor started; its first word makes the run its own, whatever we do."""
+        check_ways(self.hosts, self.hosts.hosts[0])
         texts = {}
         for name in ("run.json", _EVENTS):
             with open(self.folder.file(name), encoding="utf-8", errors="surrogateescape") as file:
@@ -147,7 +147,8 @@ class Ssh:
 
     def refresh(self, runs: Sequence[Open]) -> None:
         """Bring what the runs have written, as far as their hosts are reached."""
-        mirror.bring(runs)
+        # Who follows a run has read it once, maybe before it had hosts.
+        mirror.bring([read(run.folder) if waits(run) else run for run in runs])
 
     def cancel_waiting(self, runs: Sequence[Open]) -> None:
         """Have those cancelled that no pool has started, as far as the pools' hosts are reached."""
@@ -208,7 +209,8 @@ def _view(run: Open, seen: Seen | SubmitError) -> View:
     if isinstance(seen, SubmitError):
         return View(holds=None, reason=seen.message)
     if seen.alive or seen.coming:
-        return View(holds=True, brought=True)
+        reason = "" if seen.alive else _waits_for(run)
+        return View(holds=True, reason=reason, brought=True)
     queued = any(each["state"] == RunState.PENDING.value for each in run.events)
     if not (queued or seen.claimed):  # its submit is under way, or was killed
         return View(holds=alive(run.last, run.folder.file("heartbeat")), brought=True)
@@ -223,3 +225,10 @@ def _view(run: Open, seen: Seen | SubmitError) -> View:
         return View(holds=False, state=RunState.FAILED, reason=reason, brought=True)
     reason = f"its supervisor on {first} is gone and left no result"
     return View(holds=False, reason=reason, brought=True)
+
+
+def _waits_for(run: Open) -> str:
+    names = ", ".join(each.name for each in all_hosts(run.record).hosts)
+    if run.record.nodes > 1:
+        return f"the run waits until {run.record.nodes} of {names} have room for it"
+    return f"the run waits until there is room for it on {names}"

@@ -116,8 +116,9 @@ class Agent:
 
     def _tree(self, head: dict[str, Any], body: bytes) -> list[str]:
         """Keep a tree, given as it differs from ``base``; return the objects that it lacks."""
-        base = self._kept().tree(head["base"]) if head["base"] else b""
-        return self._kept().add(head["name"], self.kind.rebuilt(body, base), head["digest"])
+        lines = body.split(b"\0") if body else []
+        gone, come = lines[: head["gone"]], lines[head["gone"] :]
+        return self._kept().add(head["name"], head["base"], gone, come, head["digest"])
 
     def _load(self, head: dict[str, Any], _: bytes) -> str:
         """Have the launcher's own code, a tree, where it can be imported; return that folder."""

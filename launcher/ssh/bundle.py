@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import json
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +19,22 @@ from launcher.ssh.objects import name_of, tree_of
 from launcher.ssh.travel import Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
+_ONE = threading.Lock()
 # Distributions that virtualenv is made of; older ones do without the last.
 NEEDED = ("virtualenv", "distlib", "filelock", "platformdirs", "packaging", "python-discovery")
 
 
-@functools.cache
 def bundle() -> Tree:
-    """Return the tree of all that a host needs of us.
+    """Return the tree of all that a host needs of us; any thread may ask."""
+    with _ONE:
+        return _bundle()
+
+
+@functools.cache
+def _bundle() -> Tree:
+    """Return the tree, as it was found first.
 
     To read 400 files takes 50 ms: their names are kept until one of them changes.
     """
@@ -44,7 +52,7 @@ def bundle() -> Tree:
         for path, name in kept["names"].items()
     )
 
-    def read(names: Sequence[str]) -> Iterator[bytes]:
+    def read(names: Sequence[str]) -> Generator[bytes, None, None]:
         for name in names:
             yield Path(places[name]).read_bytes()
 

@@ -144,6 +144,9 @@ def _packages(pip_args: list[str], timeout_s: float) -> dict[str, str]:
             with urllib.request.urlopen(request, timeout=timeout_s, context=trust) as answer:  # noqa: S310
                 answer.read(1)
             found["error"] = ""
+        except urllib.error.HTTPError as error:
+            found["error"] = str(error)
+            error.close()
         except (OSError, ValueError) as error:
             found["error"] = str(getattr(error, "reason", "") or error)
 

@@ -162,13 +162,16 @@ def _item(values: dict[str, Any], now: float) -> Item:
 def _goes_on(views: dict[str, dict[str, Any]], folder: RunFolder) -> str:
     """Return why a run stays that nothing on this host needs. ``views``: of the hosts, by name."""
     for name, view in views.items():
-        if view["stays"] and view["stays"] != "younger":
-            return f"{view['stays']} on {name}"
-    if any(view["state"] for view in views.values()):
+        if view["stays"] == "in use":
+            return f"in use on {name}"
+    last = next(reversed(folder.events()), {"state": ""})
+    states = {last["state"], *(view["state"] for view in views.values())} - {""}
+    if any(RunState(each).final for each in states):
         return ""
-    last = next(reversed(folder.events()), None)
-    if last is None or RunState(last["state"]).final:
-        return ""
+    if any(view["young"] for view in views.values()):
+        return "may be about to start"
+    if any(view["state"] for view in views.values()) or not last["state"]:
+        return ""  # it began, and is gone; or nobody knows it
     hosts = folder.record().hosts
     first = hosts.hosts[0].name if hosts else "its first host"
     return f"goes on as far as is known here, and {first} was not asked"

@@ -16,7 +16,7 @@ import stat
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from launcher import process
@@ -165,6 +165,11 @@ def connected(target: Target) -> Channel:
     A failure holds for some seconds: who asks often does not knock as often.
     """
     return _WAYS.to(target)
+
+
+def also_known(target: Target, workdir: str) -> None:
+    """Have a host's connection found by the whole path of its workdir, too."""
+    _WAYS.open[replace(target, workdir=workdir)] = _WAYS.open[target]
 
 
 def forget(target: Target) -> None:

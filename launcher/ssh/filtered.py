@@ -15,7 +15,7 @@ from launcher.git import git, output
 from launcher.ssh.objects import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from launcher.snapshot import Snapshot
 
@@ -38,7 +38,7 @@ def changes(source: Snapshot, text: bytes) -> dict[bytes, str]:
     return {path: name for path, name in found.items() if name != names[path]}
 
 
-def contents(source: Snapshot, paths: Sequence[bytes]) -> Iterator[bytes]:
+def contents(source: Snapshot, paths: Sequence[bytes]) -> Generator[bytes, None, None]:
     """Yield what files hold once they are checked out."""
     if paths:
         with _index(source) as (index, top):

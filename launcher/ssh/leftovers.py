@@ -116,14 +116,14 @@ class Place:
         state = str(last.get("state", ""))
         changed = changed_at(events) if state in _FINAL else latest_change(self.file(path))
         waits = "runs/.sweeps" in self.used or changed > time.time() - _YOUNG_S
-        young = state not in _FINAL and waits
         going = path in self.used or held(self.file(path))
         return {
             "kind": "run",
             "path": path,
             "state": "RUNNING" if going else state,
             "changed": changed,
-            "stays": self._stays(path, changed, "may be about to start" if young else ""),
+            "young": state not in _FINAL and waits,
+            "stays": self._stays(path, changed),
         }
 
     def rest(self, going: set[str]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any, cast
 
 from launcher import process
@@ -11,7 +12,8 @@ from launcher.errors import ConfigError, PlanError, ProvisionError
 from launcher.hosts import Host, Hosts
 from launcher.job import Facts
 from launcher.processes import this_process
-from launcher.ssh.connection import Target, everywhere, settings
+from launcher.ssh.bundle import bundle
+from launcher.ssh.connection import Target, also_known, everywhere, settings
 from launcher.ssh.provided import asked
 from launcher.ssh.ready import ready
 
@@ -37,7 +39,11 @@ def facts(job: JobSpec, source: Place | Snapshot, *, pool: bool) -> Facts:
     named = compute.named() if pool else compute.named()[: job.resources.nodes]
     targets = [way_to(compute, each.name) for each in named]
     paths = list(job.data.values())
+    # While ssh connects there is time to look at what is to be sent.
+    threading.Thread(target=bundle, daemon=True).start()
     channels = everywhere(lambda target: ready(target, paths), targets)
+    for target, channel in zip(targets, channels, strict=True):
+        also_known(target, channel.facts["workdir"])
     _check(job, channels)
     found = everywhere(
         lambda trio: host_of(*trio), list(zip(named, targets, channels, strict=True))

@@ -104,11 +104,11 @@ def _seen(run: Open, told: Mapping[Target, _Told | SubmitError]) -> Seen | Submi
     """Return what is told of how it is."""
     answers = _answers(run, told)
     known = [each[0] for each in answers if not isinstance(each, SubmitError)]
-    lives = any(seen.alive or seen.coming for seen in known)
+    alive, coming = any(each.alive for each in known), any(each.coming for each in known)
     error = next((each for each in answers if isinstance(each, SubmitError)), None)
-    if error is not None and not lives:
+    if error is not None and not (alive or coming):
         return error
-    return replace(known[0], coming=lives)
+    return replace(known[0], alive=alive, coming=coming)
 
 
 def _length(pieces: Sequence[tuple[int, bytes]]) -> int:

@@ -21,7 +21,7 @@ import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 _EMPTY = {
     "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
@@ -53,20 +53,16 @@ def entries(tree: bytes) -> Iterator[tuple[bytes, str, bytes]]:
         yield mode, name.decode(), path
 
 
-def changed(tree: bytes, base: bytes) -> bytes:
-    """Return what makes ``tree`` of ``base``: paths that go, an empty line, entries that come."""
+def changed(tree: bytes, base: bytes) -> tuple[list[bytes], list[bytes]]:
+    """Return what makes ``tree`` of ``base``: entries that go, and entries that come."""
     new, old = set(tree.split(b"\0")), set(base.split(b"\0"))
-    gone = sorted(line.split(b" ", 2)[2] for line in old - new)
-    return b"\0".join((*gone, b"", *(new - old)))
+    return sorted((old - new) - {b""}), sorted((new - old) - {b""})
 
 
-def rebuilt(change: bytes, base: bytes) -> bytes:
-    """Return the tree that ``change`` makes of ``base``."""
-    lines = change.split(b"\0")
-    cut = lines.index(b"")
-    gone = set(lines[:cut])
-    kept = [line for line in base.split(b"\0") if line and line.split(b" ", 2)[2] not in gone]
-    return tree_of([*kept, *filter(None, lines[cut + 1 :])])
+def rebuilt(base: bytes, gone: Iterable[bytes], come: Iterable[bytes]) -> bytes:
+    """Return the tree that these changes make of ``base``."""
+    out = {*gone, b""}
+    return tree_of([*(line for line in base.split(b"\0") if line not in out), *come])
 
 
 def tree_of(lines: Iterable[bytes]) -> bytes:
@@ -120,12 +116,19 @@ class Objects:
         with open(os.path.join(self.trees, name), "rb") as file:
             return file.read()
 
-    def add(self, name: str, tree: bytes, digest: str) -> list[str]:
-        """Keep a tree, and return []; or return the objects that it still lacks."""
-        if hashlib.sha256(tree).hexdigest() != digest:
-            raise Broken(f"tree {name} is not what was sent")
+    def add(
+        self, name: str, base: str, gone: Iterable[bytes], come: Sequence[bytes], digest: str
+    ) -> list[str]:
+        """Keep a tree, and return []; or return the objects that it still lacks.
+
+        It is given as the tree ``base``, or as none, with entries that go and others that come.
+        """
         with self.in_use():
-            lacks = self.lacks(each for mode, each, _ in entries(tree) if mode != _FOLDER)
+            tree = rebuilt(self.tree(base) if base else b"", gone, come)
+            if hashlib.sha256(tree).hexdigest() != digest:
+                raise Broken(f"tree {name} is not what was sent")
+            added = entries(b"\0".join(come))
+            lacks = self.lacks(each for mode, each, _ in added if mode != _FOLDER)
             if not lacks:
                 _write(os.path.join(self.trees, name), tree)
             return lacks
@@ -156,18 +159,26 @@ class Objects:
             os.utime(os.path.join(self.trees, name))
 
     def _copy(self, name: str, path: bytes, mode: int) -> None:
-        source = os.open(self._object(name), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            source = os.open(self._object(name), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise self._gone(name) from None
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             target = os.open(path, flags, mode)
             try:
                 if not _poured(source, target) and name not in _EMPTY:
                     os.unlink(self._object(name))  # of a host that lost its power
-                    raise Broken(f"object {name} is empty on this host: submit again")
+                    raise self._gone(name)
             finally:
                 os.close(target)
         finally:
             os.close(source)
+
+    def _gone(self, name: str) -> Broken:
+        """Return what is wrong where an object is not whole; no tree counts as whole any more."""
+        shutil.rmtree(self.trees, ignore_errors=True)
+        return Broken(f"object {name} is gone from this host: submit again")
 
 
 def _poured(source: int, target: int) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.errors import SubmitError
 from launcher.snapshot import Snapshot
 from launcher.ssh.connection import everywhere, side_by_side
-from launcher.ssh.ready import check_ways, of_run
+from launcher.ssh.ready import check_ways, of_run, try_ways
 from launcher.ssh.travel import bring, code
 from launcher.ssh.where import all_hosts
 
@@ -37,8 +37,8 @@ def queue(group: GroupFolder, plan: GroupPlan, env: Mapping[str, str]) -> None:
     tree = code(_source(record))
 
     def one(host: Host) -> None:
+        try_ways(hosts, host)  # any of them may be the first of a run of several
         bring(of_run(hosts, host), tree)
-        # Any of them may be the first of a run of several.
         check_ways(hosts, host)
 
     everywhere(one, hosts.hosts)

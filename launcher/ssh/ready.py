@@ -44,16 +44,24 @@ def ready(host: Target, paths: Sequence[str] | None = None) -> Channel:
     return channel
 
 
-def check_ways(hosts: Hosts, first: Host) -> None:
-    """Raise SubmitError where one of the hosts cannot ssh to another one, as mpirun will."""
-    others = [each for each in hosts.hosts if each is not first]
-    if others:
+def try_ways(hosts: Hosts, first: Host) -> None:
+    """Have one of the hosts try to ssh to each other one, which takes a while; see next."""
+    if others := _others(hosts, first):
         addresses = [each.address for each in others]
-        config = between(hosts).encode()
-        answers, _ = of_run(hosts, first).ask("reach", config, addresses=addresses)
-        for host, (status, said) in zip(others, answers, strict=True):
+        of_run(hosts, first).ask("reach", between(hosts).encode(), addresses=addresses)
+
+
+def check_ways(hosts: Hosts, first: Host) -> None:
+    """Raise SubmitError where that host could not ssh to another one, as mpirun will."""
+    if others := _others(hosts, first):
+        answers = of_run(hosts, first).ask("reached")[0]
+        for host, (said, status) in zip(others, answers, strict=True):
             if status:
                 raise explained.between(first, host, said)
+
+
+def _others(hosts: Hosts, first: Host) -> list[Host]:
+    return [each for each in hosts.hosts if each is not first]
 
 
 def of_run(hosts: Hosts, host: Host) -> Channel:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import process
 from launcher.errors import LaunchError
-from launcher.processes import alive
+from launcher.processes import alive, marked
 from launcher.ssh import pooled, provided
 from launcher.ssh.objects import Objects
 from launcher.store import RunFolder, write_atomically
@@ -38,7 +38,7 @@ def extend(agent: Agent, root: str) -> None:
         each.__name__: each
         for each in (
             *(there.files, there.start, there.pull, there.outputs, there.fetch),
-            *(there.interrupt, there.end, there.remove, there.reach),
+            *(there.interrupt, there.end, there.remove, there.reach, there.reached),
         )
     }
     provided.extend(agent)
@@ -51,6 +51,8 @@ class There:
     def __init__(self, agent: Agent, root: str) -> None:
         """Begin with what the agent knows."""
         self.agent, self.root = agent, root
+        self.trying: list[threading.Thread] = []
+        self.tried: list[tuple[str, int]] = []  # by ssh, from here to other hosts
 
     def _folder(self, run_id: str) -> RunFolder:
         return RunFolder(os.path.join(self.agent.workdir, "runs", os.path.basename(run_id)))
@@ -165,13 +167,12 @@ class There:
 
     def end(self, head: dict[str, Any], _: bytes) -> int:
         """End what is left of a run here, the ranks after their grace; return how many it was."""
-        mark = f"LAUNCHER_RUN_ID={head['run']}".encode()
-        first = _marked(mark)
+        first = marked(head["run"])
         _signal(first, signal.SIGTERM)
         end = time.monotonic() + head["grace_s"]
-        while (left := _marked(mark)) and time.monotonic() < end:
+        while (left := marked(head["run"])) and time.monotonic() < end:
             time.sleep(_ENDING_S)
-        while left := _marked(mark):
+        while left := marked(head["run"]):
             _signal(left, signal.SIGKILL)
             time.sleep(_ENDING_S)
         return len(first)
@@ -188,29 +189,30 @@ class There:
         shutil.rmtree(folder.path, ignore_errors=True)
         return True
 
-    def reach(self, head: dict[str, Any], body: bytes) -> list[tuple[int, str]]:
-        """Return of each address how ssh from here to there ended, and what it said."""
+    def reach(self, head: dict[str, Any], body: bytes) -> bool:
+        """Begin to try whether ssh gets from here to each address; ``reached`` tells."""
         file = os.path.join(self.agent.workdir, f"ssh_config.{os.getpid()}")
         write_atomically(file, body.decode("utf-8", "surrogateescape"), 0o600)
-        found: dict[int, tuple[int, str]] = {}
+        self.tried = [("", 0)] * len(head["addresses"])
 
         def try_one(index: int) -> None:
-            done = process.run(
-                ("ssh", "-F", file, "--", head["addresses"][index], "true"), timeout_s=60
-            )
-            found[index] = done.status, done.stderr
+            argv = ("ssh", "-F", file, "--", head["addresses"][index], "true")
+            done = process.run(argv, timeout_s=60)
+            self.tried[index] = done.stderr, done.status
 
-        threads = [
-            threading.Thread(target=try_one, args=(n,)) for n in range(len(head["addresses"]))
-        ]
-        try:
-            for each in threads:
-                each.start()
-            for each in threads:
-                each.join()
-        finally:
-            os.unlink(file)
-        return [found[index] for index in sorted(found)]
+        count = range(len(self.tried))
+        self.trying = [threading.Thread(target=try_one, args=(each,)) for each in count]
+        for each in self.trying:
+            each.start()
+        return True
+
+    def reached(self, _: dict[str, Any], __: bytes) -> list[tuple[str, int]]:
+        """Return for each address what ssh said, and its exit status."""
+        for each in self.trying:
+            each.join()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self.agent.workdir, f"ssh_config.{os.getpid()}"))
+        return self.tried
 
 
 def _supervisor(folder: RunFolder) -> int | None:
@@ -253,16 +255,6 @@ def _read(path: str, offset: int, most: int) -> bytes:
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
         return os.pread(file.fileno(), most, offset)
     return b""
-
-
-def _marked(mark: bytes) -> list[int]:
-    """Return the processes that have ``mark`` in their environment, and have not ended."""
-    found = []
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-            if mark in file.read().split(b"\0"):
-                found.append(int(name))
-    return found
 
 
 def _signal(pids: list[int], number: int) -> None:

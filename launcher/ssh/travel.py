@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from launcher.ssh import filtered
 from launcher.ssh.objects import changed, tree_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     from launcher.snapshot import Snapshot
     from launcher.ssh.channel import Channel
@@ -28,7 +30,7 @@ class Tree:
 
     name: str
     text: bytes  # as launcher.ssh.objects describes it
-    read: Callable[[Sequence[str]], Iterator[bytes]]  # objects by name, in order
+    read: Callable[[Sequence[str]], Generator[bytes, None, None]]  # objects by name, in order
     base: Callable[[Sequence[str]], tuple[str, bytes]]  # of these trees one that is known here
 
 
@@ -56,11 +58,12 @@ def _as_checked_out(source: Snapshot, text: bytes, changes: Mapping[bytes, str])
         lines.append(b"%b %b %b" % (mode, changes.get(path, name.decode()).encode(), path))
     whole = tree_of(lines)
 
-    def read(names: Sequence[str]) -> Iterator[bytes]:
+    def read(names: Sequence[str]) -> Generator[bytes, None, None]:
         made = filtered.contents(source, [places[each] for each in names if each in places])
         plain = blobs(source.git_dir, [each for each in names if each not in places])
-        for name in names:
-            yield next(made if name in places else plain)
+        with contextlib.closing(made), contextlib.closing(plain):
+            for name in names:
+                yield next(made if name in places else plain)
 
     digest = hashlib.sha256(whole).hexdigest()
     return Tree(name=digest, text=whole, read=read, base=lambda _: ("", b""))
@@ -97,38 +100,44 @@ def bring(channel: Channel, tree: Tree) -> None:
     known, _ = channel.ask("trees", name=tree.name)
     if tree.name in known:
         return
-    base, text = tree.base(known)
-    before = set(_names(text))
-    lacks, _ = channel.ask(
-        "lacks", "\n".join(each for each in _names(tree.text) if each not in before).encode()
-    )
-    head: dict[str, Any] = {
-        "name": tree.name,
-        "digest": hashlib.sha256(tree.text).hexdigest(),
-        "base": base,
-    }
+    with _ONE:  # hosts of a kind lack the same: it is found once
+        base, gone, come = _since(tree, *tree.base(known))
+    names = dict.fromkeys(each.split(b" ", 2)[1] for each in come if each[:6] != b"160000")
+    lacks, _ = channel.ask("lacks", b"\n".join(names))
+    head: dict[str, Any] = {"name": tree.name, "base": base, "gone": len(gone)}
+    head["digest"] = hashlib.sha256(tree.text).hexdigest()
     for _ in range(2):
-        channel.tell("put", _batches(tree, lacks))
-        lacks, _ = channel.ask("tree", changed(tree.text, text), **head)
+        with contextlib.closing(_batches(tree, lacks)) as messages:
+            channel.tell("put", messages)
+        lacks, _ = channel.ask("tree", b"\0".join((*gone, *come)), **head)
         if not lacks:
             return
     raise SubmitError(f"{channel.name}: files that were sent are gone again", transient=True)
 
 
-def _names(text: bytes) -> list[str]:
-    found = (line.split(b" ", 2) for line in text.split(b"\0")[:-1])
-    return list(dict.fromkeys(each.decode() for mode, each, _ in found if mode != b"160000"))
+_ONE = threading.Lock()
+_FOUND: dict[tuple[str, str], tuple[str, list[bytes], list[bytes]]] = {}
 
 
-def _batches(tree: Tree, names: Sequence[str]) -> Iterator[tuple[dict[str, Any], bytes]]:
+def _since(tree: Tree, base: str, text: bytes) -> tuple[str, list[bytes], list[bytes]]:
+    """Return the tree to start from, and which entries go and come."""
+    if (tree.name, base) not in _FOUND:
+        _FOUND[tree.name, base] = (base, *changed(tree.text, text))
+    return _FOUND[tree.name, base]
+
+
+def _batches(
+    tree: Tree, names: Sequence[str]
+) -> Generator[tuple[dict[str, Any], bytes], None, None]:
     """Yield messages that together hold the objects of these names."""
     head: list[tuple[str, int]] = []
     body = bytearray()
-    for name, data in zip(names, tree.read(names), strict=True):
-        head.append((name, len(data)))
-        body += data
-        if len(body) >= _BATCH:
-            yield {"objects": head}, bytes(body)
-            head, body = [], bytearray()
+    with contextlib.closing(tree.read(names)) as contents:
+        for name, data in zip(names, contents, strict=True):
+            head.append((name, len(data)))
+            body += data
+            if len(body) >= _BATCH:
+                yield {"objects": head}, bytes(body)
+                head, body = [], bytearray()
     if head:
         yield {"objects": head}, bytes(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from tests.cluster.host import ENVIRONMENT
 from tests.cluster.user import give
 from tests.conftest import Project
 from tests.real.conftest import events, log, until
-from tests.real.slurm_install import LASTING, pip_variables
+from tests.real.slurm_install import LASTING, pip_variables, share_wheels
 
 if TYPE_CHECKING:
     import subprocess
@@ -56,10 +57,19 @@ class SshProject(Project):
         own = {**self.env, **env}
         return self.hosts.start(("launcher", *self.known(words)), cwd=self.path, env=own)
 
+    @property
+    def config(self) -> str:
+        """Return the option that names the file that tells ssh of the hosts."""
+        return f"compute.ssh_config={self.hosts.config}"
+
     def known(self, words: tuple[str, ...]) -> tuple[str, ...]:
-        """Return options with the file that tells ssh of the hosts: this user has no real home."""
-        config = f"compute.ssh_config={self.hosts.config}"
-        return (*words, config) if "compute=ssh" in words else words
+        """Return options such that ssh knows the hosts: this user has no real home."""
+        return (*words, self.config) if "compute=ssh" in words else words
+
+    def shell(self, line: str) -> subprocess.CompletedProcess[str]:
+        """Run a shell's line as the user, in the project, with the launcher on PATH."""
+        argv = ("bash", "-c", line)
+        return self.hosts.run(argv, cwd=self.path, env=self.env, timeout_s=580)
 
     def python(self, script: str, *words: str, **env: str) -> None:
         """Run a script of the project's with these options as its arguments; it must succeed."""
@@ -130,6 +140,17 @@ def outcome(run: Path) -> dict[str, Any]:
 def records(run: Path, ranks: int) -> list[dict[str, Any]]:
     """Return what each rank printed as one line of JSON."""
     return [json.loads(log(run, rank)) for rank in range(ranks)]
+
+
+def horovod_on(host: SshHost) -> Path:
+    """Let a host have the Horovod that root's tests built, else it takes minutes; return where."""
+    share_wheels()
+    there = host.user_home / ".launcher" / "cache" / "wheels"
+    if (LASTING / "cache" / "wheels").exists():
+        there.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(LASTING / "cache" / "wheels", there, dirs_exist_ok=True)
+        give(there.parents[1])
+    return there
 
 
 @pytest.fixture

@@ -203,7 +203,7 @@ def test_ranks_with_horovod_in_an_environment_of_their_own(project: Project) -> 
     project.write("app.py", APP.replace('"job", num', f'"job", {seen}'))
     done = start(project, *words, "hydra.launcher.procs_per_node=2", "lr=2")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["[0] lr 2 of 2 job 2", "[1] lr 2 of 2 job 2"]
+    assert sorted(done.stdout.splitlines()) == ["[0] lr 2 of 2 job 2", "[1] lr 2 of 2 job 2"]
     python = (project.run / "launch.sh").read_text().partition("exec ")[2]
     assert "/envs/" in python
     found = "import importlib.util as u; print(u.find_spec('launcher'))"

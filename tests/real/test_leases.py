@@ -217,6 +217,7 @@ def test_a_pool_that_is_killed_leaves_its_runs_and_nothing_else(lab: SshHosts) -
     until(lambda: len(runs.all(ended=False)) == 2)
     kill(runs.pool)
     until(lambda: not any("hold.py" in words for words in b.processes().values()))
+    until(lambda: not runs.pool)
     for host in (a, b):
         assert names(host) == {"core-0"}
     let_go(lab)

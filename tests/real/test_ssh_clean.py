@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.user import USER
 from tests.real.conftest import until
+from tests.real.ssh import TWO_HOSTS
 
 if TYPE_CHECKING:
     import subprocess
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tests.cluster.ssh_host import SshHost
     from tests.cluster.ssh_hosts import SshHosts
     from tests.conftest import Project
+    from tests.real.ssh import SshProject
 
 ENVIRONMENT = f"/home/{USER}/.launcher/cache/envs/00000000000000aa"
 WRITES = "import os\nopen(os.environ['LAUNCHER_OUTPUT_DIR'] + '/result', 'w').write('42')\n"
@@ -178,6 +180,35 @@ def test_the_first_host_tells_for_the_others(project: Project, blank: SshHosts) 
     assert runs(blank.hostb) == set()
 
 
+def test_a_run_on_two_hosts_with_its_environment(box: SshProject, blank: SshHosts) -> None:
+    box.write("train.py", "print('there')\n")
+    done = box.launch(*TWO_HOSTS, "wait=true")
+    assert done.returncode == 0, done.stderr
+    run = box.run.name
+    names = ("compute=ssh", "compute.hosts=[hosta,hostb]", "dist=mpi", "dist.horovod=false")
+    told = box.launch("doctor", *names, "environment.torch=null", "nodes=2", "--json")
+    assert told.returncode == 0, told.stdout
+    located = [each["environment"] for each in json.loads(told.stdout)["hosts"]]
+    assert [each["ready"] for each in located] == [True, True]
+    key = f"cache/envs/{located[0]['key']}"
+    for name in ("hosta", "hostb"):
+        grow_old(blank, name)
+    there(blank, "hosta", f"touch .launcher/runs/{run}/events.jsonl")
+    kept = box.launch("clean", *names, "--json")
+    told_of = [each["items"] for each in json.loads(kept.stdout)["hosts"]]
+    items = [{each["path"]: each for each in of_one} for of_one in told_of]
+    assert [each[f"runs/{run}"]["stays"] for each in items] == ["younger", ""]
+    assert [each[f"runs/{run}"]["state"] for each in items] == ["SUCCEEDED"] * 2
+    assert [each[key]["stays"] for each in items] == ["a run that stays has it", ""]
+    grow_old(blank, "hosta")
+    done = box.launch("clean", *names, "--yes")
+    assert done.returncode == 0, done.stdout
+    for name in ("hosta", "hostb"):
+        assert f"{name}: removed runs/{run}\n{name}: removed {key}\n" in done.stdout
+    assert runs(blank.hosta) == runs(blank.hostb) == set()
+    assert not (blank.hosta.user_home / ".launcher" / key).exists()
+
+
 def test_a_host_that_is_not_reached_is_told(project: Project, blank: SshHosts) -> None:
     run = submit(project, blank)
     grow_old(blank, "hosta")
@@ -243,6 +274,24 @@ def test_what_a_killed_one_left_goes(project: Project, blank: SshHosts) -> None:
     done = clean(project, blank, "--yes")
     assert done.stdout.startswith("hosta: removed trash.4194305.1\n")
     assert there(blank, "hosta", "ls -A .launcher") == ""
+
+
+def test_one_that_is_killed_is_finished_by_the_next(project: Project, blank: SshHosts) -> None:
+    run = submit(project, blank)
+    many = f"mkdir -p .launcher/runs/{run}/code/many && cd .launcher/runs/{run}/code/many"
+    there(blank, "hosta", f"{many} && seq 30000 | xargs touch")
+    grow_old(blank, "hosta")
+    top = blank.hosta.user_home / ".launcher"
+    with project.start("clean", *words(blank), "--yes") as killed:
+        until(lambda: list(top.glob("trash.*")))
+        killed.kill()
+        killed.communicate()
+    until(lambda: not any("python3" in each for each in blank.hosta.processes().values()))
+    done = clean(project, blank, "--yes")
+    assert done.returncode == 0, done.stdout
+    assert runs(blank.hosta) == set()
+    assert list(top.glob("trash.*")) == []
+    assert {submit(project, blank)} == runs(blank.hosta)
 
 
 # ------------------------------------------------------------------ wrong input

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.cluster.user import give
 from tests.real.conftest import HOROVOD, log
-from tests.real.slurm_install import LASTING, share_wheels
-from tests.real.ssh import SSH, outcome
+from tests.real.ssh import SSH, horovod_on, outcome
 
 if TYPE_CHECKING:
     from tests.real.ssh import SshProject
@@ -23,12 +20,7 @@ DIGITS = (
 
 
 def test_two_hosts_train_the_digits(box: SshProject) -> None:
-    share_wheels()
-    there = box.hosts.hosta.user_home / ".launcher" / "cache" / "wheels"
-    if (LASTING / "cache" / "wheels").exists():  # else hosta builds it, which takes minutes
-        there.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(LASTING / "cache" / "wheels", there, dirs_exist_ok=True)
-        give(there.parents[1])
+    there = horovod_on(box.hosts.hosta)
     box.copy_example("digits")
     with box.start(*DIGITS, "script_params.epochs=8", "wait=true") as running:
         out, err = running.communicate(timeout=580)

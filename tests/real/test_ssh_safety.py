@@ -67,13 +67,13 @@ def test_a_host_that_is_not_reached_says_why(box: SshProject) -> None:
 def test_a_host_that_the_first_one_does_not_reach(box: SshProject) -> None:
     box.write("train.py", "pass\n")
     box.hosts.hostb.refuse("hosta")
+    folders = [host.user_home / ".launcher" / "runs" for host in box.hosts.all[:2]]
+    before = [{*there.glob("2*")} for there in folders]
     said = box.refused(
         *TWO_HOSTS, status=3, words=("hosta cannot ssh to hostb", "Permission denied")
     )
     assert "ssh-copy-id" in said
-    for host in box.hosts.all[:2]:
-        there = host.user_home / ".launcher" / "runs"
-        assert not [each for each in there.glob("2*") if not (each / "job").exists()]
+    assert [{*there.glob("2*")} for there in folders] == before
 
 
 def test_a_host_behind_a_jump_and_another_port(box: SshProject) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
 from launcher.errors import ConfigError, SubmitError
-from launcher.ssh.clean import Cleared, Item, Left
+from launcher.job import RunState
+from launcher.ssh.clean import Cleared, Item, Left, _goes_on, _not_here
 from launcher.ssh.clean_text import cleared_text, seconds, size, survey_text, unfetched_lines
+from launcher.store import RunFolder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def item(stays: str = "", **values: object) -> Item:
@@ -79,3 +87,53 @@ def test_a_run_that_stays_on_two_hosts_counts_once() -> None:
     more = (*lefts, Left(name="hostc", items=(other,)))
     assert unfetched_lines(more)[0].startswith("launcher: 2 runs stay")
     assert unfetched_lines((Left(name="hostc", items=(item("younger"),)),)) == []
+
+
+# ------------------------------------------------------------------ what is known here
+
+
+def view(state: str = "", stays: str = "", *, young: bool = False) -> dict[str, Any]:
+    return {"state": state, "stays": stays, "young": young}
+
+
+def test_a_run_that_another_host_needs_stays(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path / "261101-010101-abcd"))
+    going = {"hosta": view("RUNNING", "in use"), "hostb": view()}
+    assert _goes_on(going, folder) == "in use on hosta"
+    ended = {"hosta": view("FAILED", "younger"), "hostb": view(young=True)}
+    assert _goes_on(ended, folder) == ""
+    starts = {"hosta": view("SUBMITTING", young=True), "hostb": view()}
+    assert _goes_on(starts, folder) == "may be about to start"
+    gone = {"hosta": view("RUNNING"), "hostb": view()}
+    assert _goes_on(gone, folder) == ""
+
+
+def test_of_a_run_whose_first_host_is_not_asked_the_folder_here_tells(tmp_path: Path) -> None:
+    folder = RunFolder(str(tmp_path / "261101-010101-abcd"))
+    assert _goes_on({"hostb": view()}, folder) == ""  # it is not known here: see below
+    os.mkdir(folder.path)
+    folder.event(RunState.SUBMITTING)
+    assert _goes_on({"hostb": view(young=True)}, folder) == "may be about to start"
+    folder.event(RunState.SUCCEEDED)
+    assert _goes_on({"hostb": view(young=True)}, folder) == ""
+
+
+def test_results_are_here_when_all_are_as_they_were(tmp_path: Path) -> None:
+    run = tmp_path / "261101-010101-abcd"
+    folder = RunFolder(str(run))
+    assert _not_here(folder, "hostb", []) == f"{tmp_path} does not know it"
+    for path, text in (
+        *(("outputs/a", "12"), ("outputs.hostb/a", "123"), ("logs/rank-0.log", "1234")),
+        ("checkpoints/c", "12"),
+    ):
+        (run / path).parent.mkdir(parents=True, exist_ok=True)
+        (run / path).write_text(text)
+        os.utime(run / path, ns=(5, 5))
+    here = [
+        *(("outputs/a", 3, 5), ("outputs/a", 2, 5), ("checkpoints/c", 2, 5)),
+        *(("logs/rank-0.log", 4, 9), ("logs/launch.log", 0, 9)),
+    ]
+    assert _not_here(folder, "hostb", here) == ""
+    assert _not_here(folder, "hosta", here[:1]) == "outputs/a not here"
+    later = [("checkpoints/c", 2, 6), ("logs/rank-0.log", 5, 9)]
+    assert _not_here(folder, "hostb", later) == "checkpoints/c and 1 more not here"
