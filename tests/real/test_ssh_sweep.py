@@ -172,6 +172,44 @@ def test_a_run_that_waits_is_cancelled_alone(pool: SshProject) -> None:
     nothing_is_left(pool)
 
 
+def test_what_waits_says_for_what_and_is_followed(pool: SshProject) -> None:
+    pool.write("train.py", WAITS + "print('end', flush=True)\n")
+    first, _ = sweep(pool, "script_params.lr=1,2,3,4,5")
+    running(pool, 4)
+    last = pool.runs[4]
+    words = "the run waits until there is room for it on hosta, hostb"
+    assert pool.launch("explain", last.name).stdout == f"{words}\n"
+    assert pool.status(last)["reason"] == words
+    with pool.start("logs", "-f", last.name) as following:
+        let_go(pool)
+        assert following.communicate(timeout=60)[0] == "ready\nend\n"
+    assert set(ended(pool, first).values()) == {"SUCCEEDED"}
+
+
+def test_secrets_are_on_no_disk_of_any_host(pool: SshProject) -> None:
+    pool.write("train.py", "import os, time\nprint(len(os.environ['MY_TOKEN']))\ntime.sleep(1)\n")
+    done = pool.launch(*SWEEP, "secrets=[MY_TOKEN]", "script_params.lr=1,2,3", MY_TOKEN="sesame'1")
+    assert done.returncode == 0, done.stderr
+    words = [each for host in pool.hosts.all for each in host.processes().values()]
+    assert not any("sesame" in each for each in words)
+    assert set(ended(pool, done.stdout.strip()).values()) == {"SUCCEEDED"}
+    assert {log(run) for run in pool.runs} == {"8\n"}
+    for place in (pool.path, *(host.user_home for host in pool.hosts.all)):
+        for each in place.rglob("*"):
+            assert not each.is_file() or b"sesame" not in each.read_bytes(), each
+
+
+def test_what_cannot_be_is_refused_before_anything_is_sent(pool: SshProject) -> None:
+    for hosts, words in (
+        ("[{host: hosta, slots: 0}]", "compute.hosts[0].slots=0: must be 1 or more"),
+        ("[{host: hosta, slots: two}]", "compute.hosts[0].slots=two: must be 1 or more"),
+        ("[{host: hosta, cores: 2}]", "{host: ..., slots: ..., gpus: ..., address: ...}"),
+        ("[{host: hosta, slots: 1}]", "procs_per_node=2: hosta has slots: 1 in compute.hosts"),
+    ):
+        options = (*SWEEP, *RANKS, "procs_per_node=2", f"compute.hosts={hosts}")
+        pool.refused(*options, "script_params.lr=1,2", status=2, words=(words,))
+
+
 def let_go(pool: SshProject) -> None:
     for host in pool.hosts.all:
         (host.user_home / "open").touch()
