@@ -127,7 +127,7 @@ class Place:
         }
 
     def rest(self, going: set[str]) -> list[dict[str, Any]]:
-        """Return environments, wheels and the launcher's own code."""
+        """Return environments, wheels, sweeps and the launcher's own code."""
         texts = [text_of(self.file(path, "launch.sh")) for path in self._kept(going)]
         named = {f"cache/envs/{key}" for text in texts for key in _named(text)}
         found = []
@@ -142,6 +142,11 @@ class Place:
             path = f"cache/wheels/{key}"
             why = "being built" if held(self.file(f"{path}.lock")) else ""
             found.append(self._item("wheel", path, changed_at(self.file(path, "wheel.json")), why))
+        runs = list(self._kept(going))
+        for name in self.names("runs/.sweeps"):  # what a pool had; it ends before its last run
+            stays = any(path.startswith(f"runs/{name}-") for path in runs)
+            why = "a run that stays is of it" if stays else ""
+            found.append(self._item("sweep", f"runs/.sweeps/{name}", why=why))
         return [*found, *(self._item("launcher", f"lib/{name}") for name in self.names("lib"))]
 
     def _keys(self, path: str) -> list[str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # How a run is called, where it is put and how it is queued does not decide how it ends.
 _NOT_CONTENT = ("name", "runs_dir", "source_directory", "wait", "detach")
+_PLACES = ("max_parallel", "hosts", "ssh_config")  # of compute: a host that is lost may be left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +183,6 @@ def signature(draft: Draft, content: Mapping[str, Any]) -> str:
     config = {key: each for key, each in draft.job.config.items() if key not in _NOT_CONTENT}
     if draft.job.application is not None:
         config["script_params"] = draft.job.application.identity
-    compute = {key: each for key, each in config["compute"].items() if key != "max_parallel"}
+    compute = {key: each for key, each in config["compute"].items() if key not in _PLACES}
     text = json.dumps({**config, "compute": compute, **content}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -100,7 +100,8 @@ def test_six_points_on_two_hosts_of_two_slots(pool: SshProject) -> None:
     assert again == first
     assert "6 points are there already (6 SUCCEEDED)" in said
     assert len(pool.runs) == 6
-    wider, said = sweep(pool, "script_params.lr=1,2,3,4,5,6,7")
+    other = "compute.hosts=[hosta]"  # where a run is put does not decide how it ends
+    wider, said = sweep(pool, other, "script_params.lr=1,2,3,4,5,6,7")
     assert "1 run queued" in said
     assert set(ended(pool, wider).values()) == {"SUCCEEDED"}
     assert len(pool.runs) == 7
@@ -132,6 +133,24 @@ def test_the_hosts_are_used_in_the_order_of_the_list(pool: SshProject) -> None:
     alone = [each for each in told(pool) if each["size"] == 1]
     assert {each["host"] for each in alone} == {"hostb"}
     assert alone[0]["ended"] < alone[1]["begun"] or alone[1]["ended"] < alone[0]["begun"]
+
+
+def test_a_sweep_is_cleaned_away(pool: SshProject) -> None:
+    pool.write("train.py", WAITS)
+    first, _ = sweep(pool, "script_params.lr=1,2,3,4,5")
+    running(pool, 4)
+    clean = ("clean", "compute=ssh", "compute.hosts=[hosta,hostb]", "--older-than=0s", "--yes")
+    done = pool.launch(*clean)
+    assert done.returncode == 0, done.stderr
+    assert all(pool.there(run).is_dir() for run in pool.runs), done.stdout
+    let_go(pool)
+    assert set(ended(pool, first).values()) == {"SUCCEEDED"}
+    until(lambda: pool.left() == [])
+    done = pool.launch(*clean)
+    assert done.returncode == 0, done.stderr
+    for host in pool.hosts.all[:2]:
+        assert not any(pool.there(run, host).exists() for run in pool.runs), done.stdout
+        assert not (pool.there(pool.runs[0], host).parent / ".sweeps" / first).exists(), done.stdout
 
 
 # ------------------------------------------------------------------ ended, killed, away
