@@ -72,12 +72,14 @@ def prepared(job: JobSpec, secrets: dict[str, str], source: Snapshot | None = No
     ``secrets``: values that the configuration holds. ``source``: a recorded one; None: the job's
     source directory.
     """
+    from launcher.data import located  # noqa: PLC0415
     from launcher.plan import check, plan  # noqa: PLC0415
     from launcher.probe import probe, source_of  # noqa: PLC0415
 
     check(job)
     where = source_of(job) if source is None else source
     facts = probe(job, where)
+    job = located(job, facts)
     planned = plan(job, facts, new_run_id())
     return Prepared(job=job, facts=facts, plan=planned, secrets=secrets, source=where)
 
@@ -129,17 +131,30 @@ def repeat(text: str, request: Request, runs_dir: str | None = None) -> Prepared
                 f"{word}: a rerun has the recorded source", hint="Submit anew to run another one."
             )
     recorded = _recorded(text, runs_dir)
-    config = _yaml(recorded, "config.yaml")
+    config = _configuration(recorded, request)
     config |= {"wait": None, "detach": None}  # how one followed it is no part of a run
     made = prepare(replace(request, recorded=config), recorded)
     for name, entry in config["data"].items():
-        # ${data:name} was recorded as the path that it was then.
-        if made.job.data.get(name) != entry["path"] and entry["path"] in made.job.args:
+        # ${data:name} was recorded as the path that it was then; of what is sent, as its digest.
+        stale = "upload" not in entry and made.job.data.get(name) != entry["path"]
+        if stale and entry["path"] in made.job.args:
             raise ConfigError(
                 f"data.{name}.path: a recorded argument is still {entry['path']}",
                 hint="Override that parameter of script_params too: the record holds its value.",
             )
     return made
+
+
+def _configuration(recorded: RecordedRun, request: Request) -> dict[str, Any]:
+    """Return a run's configuration, for ``request`` to stand on top of."""
+    from launcher import data, overrides  # noqa: PLC0415
+
+    config: dict[str, Any] = _yaml(recorded, "config.yaml")
+    hosts = json.loads(recorded.files["run.json"]).get("hosts")
+    if not hosts:
+        return config
+    chosen = {overrides.parts(word)[1] for word in request.overrides} | {*request.values}
+    return data.recorded(config, hosts["workdir"], chosen)
 
 
 def _recorded_source(recorded: RecordedRun) -> Snapshot:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MissingMandatoryValue, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from launcher import data, params, variables
 from launcher import overrides as overrides_of
-from launcher import params, variables
 from launcher.errors import ConfigError, LaunchError, nearest
 from launcher.job import JobSpec, Resources
 from launcher.reference import titles
@@ -36,8 +36,11 @@ def resolve(config: DictConfig, overrides: tuple[str, ...] = ()) -> tuple[JobSpe
 
 def job_of(values: dict[str, Any], overrides: tuple[str, ...]) -> tuple[JobSpec, dict[str, str]]:
     """Return the job that plain ``values`` describe; as ``resolve``."""
+    sent = _built(values, "compute").kind == "ssh"
+    values = data.settled(values, sent=sent)
     env, secrets, given = variables.environment(values)
     record = _record(values, env, secrets, given)
+    uploads = data.uploads(record["data"], given) if sent else {}
     entry = _entry(values)
     compute, environment, dist = (_built(values, group) for group in overrides_of.GROUPS)
     job = JobSpec(
@@ -49,7 +52,11 @@ def job_of(values: dict[str, Any], overrides: tuple[str, ...]) -> tuple[JobSpec,
         resources=_resources(values, compute),
         env=env,
         secrets=secrets,
-        data={name: each["path"] for name, each in record["data"].items()},
+        data={
+            name: data.token(name) if name in uploads else each["path"]
+            for name, each in record["data"].items()
+        },
+        uploads=uploads,
         compute=compute,
         environment=environment,
         dist=dist,
@@ -66,9 +73,9 @@ def _record(
     values: dict[str, Any], env: dict[str, str], secrets: tuple[str, ...], given: dict[str, str]
 ) -> dict[str, Any]:
     """Return the configuration to be recorded: no secret in it, and no path relative to here."""
-    data = {name: {"path": _path_of(name, entry)} for name, entry in values["data"].items()}
+    entries = {name: data.entry(name, each) for name, each in values["data"].items()}
     kept = {key: each for key, each in values.items() if key != "sweep"}
-    record = {**kept, "env": env, "secrets": list(secrets), "data": data}
+    record = {**kept, "env": env, "secrets": list(secrets), "data": entries}
     known = {each: os.environ[each] for each in secrets if each in os.environ}
     if known or given:
         variables.no_secret_within(record, {**known, **given})
@@ -135,17 +142,9 @@ def _data_path(name: str, *, _root_: DictConfig) -> str:
             hint=nearest(name, known)
             + f"Add data.{name}.path=..., known: {', '.join(known) or 'none'}.",
         )
-    entry = _root_.data[name]
-    return _path_of(name, dict(entry) if isinstance(entry, Mapping) else entry)
-
-
-def _path_of(name: str, entry: Any) -> str:
-    if not isinstance(entry, dict) or list(entry) != ["path"] or not isinstance(entry["path"], str):
-        raise ConfigError(
-            f"data.{name}={entry}: an entry has a path, and nothing else",
-            hint=f"data.{name}.path=/where/it/lies",
-        )
-    return os.path.abspath(entry["path"])
+    given = _root_.data[name]
+    entry = data.entry(name, dict(given) if isinstance(given, Mapping) else given)
+    return data.token(name) if "upload" in entry else str(entry["path"])
 
 
 def _entry(values: dict[str, Any]) -> tuple[str, ...]:

@@ -90,7 +90,7 @@ class Tail:
 
 
 class Waiting:
-    """Says why a run waits, once for each reason that lasts."""
+    """Says why a run waits, or is not seen, once for each reason that lasts."""
 
     def __init__(self, say: Callable[[str], object]) -> None:
         """Begin now."""
@@ -98,7 +98,7 @@ class Waiting:
 
     def look(self, status: RunStatus) -> None:
         """Say what is new."""
-        new = status.state is RunState.PENDING and status.reason not in ("", self.told)
+        new = not status.state.final and status.reason not in ("", self.told)
         if new and time.monotonic() - self.begun > _SETTLES_S:
             self.told = status.reason
             self.say(f"launcher: {status.reason}")

@@ -16,6 +16,7 @@ from launcher.hosts import Hosts
 
 if TYPE_CHECKING:
     from launcher.compute import Compute
+    from launcher.data import Dataset, Upload
     from launcher.dist import Dist
     from launcher.environment import Environment
     from launcher.environment.locate import Prefix
@@ -79,7 +80,7 @@ class JobSpec:
     resources: Resources
     env: dict[str, str]
     secrets: tuple[str, ...]  # names of variables; their values never stand in a job
-    data: dict[str, str]  # name -> path on the target
+    data: dict[str, str]  # name -> path on the target; of what is sent, once facts are known
     compute: Compute
     environment: Environment
     dist: Dist
@@ -88,6 +89,7 @@ class JobSpec:
     overrides: tuple[str, ...]
     config: dict[str, Any]  # the resolved configuration, secrets left out
     rerun_of: str = ""  # the run that this one repeats
+    uploads: dict[str, Upload] = field(default_factory=dict)  # of data: what hosts get from here
     hydra: bool = False  # the script is a Hydra application
     application: Application | None = None  # where it launched this job itself
 
@@ -115,6 +117,7 @@ class Facts:
     # Of compute=ssh. What is said above of interpreters, folders, cores, GPUs and the user's number
     # is then as it is there.
     hosts: Hosts | None = None
+    data: tuple[Dataset, ...] = ()  # that these hosts have, or get
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +143,7 @@ class LaunchPlan:
     job_name: str  # by which the scheduler knows it
     env: dict[str, str]  # of the ranks, as launch.sh exports it
     secrets: tuple[str, ...]  # variables handed on by name
+    data: tuple[Dataset, ...] = ()  # sent to the hosts that lack it
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -149,6 +153,7 @@ class LaunchPlan:
         """Return the plan as JSON without the texts of its files."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         values["files"] = [[file.path, oct(file.mode), file.copied_from] for file in self.files]
+        values["data"] = [asdict(each) for each in self.data]
         return _lines(values)
 
 

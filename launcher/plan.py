@@ -73,6 +73,7 @@ def plan(job: JobSpec, facts: Facts, run_id: str, *, alone: bool = True) -> Laun
         job_name=f"{job.name}-{run_id}",
         env={name: shell_word(value) for name, value in _environment(job, facts).items()},
         secrets=job.secrets,
+        data=facts.data,
     )
 
 

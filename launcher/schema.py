@@ -86,7 +86,9 @@ class LaunchConf:
     runs_dir: str = "runs"  # one folder a run, ignores itself in git; LAUNCHER_RUNS overrides
     env: Dict[str, Any] = field(default_factory=dict)  # environment variables of the ranks
     secrets: List[str] = field(default_factory=list)  # variables passed by name, never recorded
-    data: Dict[str, Any] = field(default_factory=dict)  # name: {path: ...}; see ${data:name}
+    data: Dict[str, Any] = field(
+        default_factory=dict
+    )  # name: {path: ...}, see ${data:name}; upload: true sends it to hosts of ssh, no others
     wait: Optional[bool] = None  # true: follow to the end; null: on this machine only
     detach: Optional[bool] = None  # the same the other way round: true is wait=false
 

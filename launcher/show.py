@@ -12,6 +12,7 @@ from launcher.shell import shell_line, shell_word
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from launcher.data import Dataset
     from launcher.job import LaunchPlan, Resources, RunRecord
     from launcher.store import RunFolder, RunStatus
 
@@ -21,6 +22,8 @@ def plan_text(plan: LaunchPlan) -> str:
     parts = [f"# run folder\n{plan.run_dir}\n"]
     if plan.build:
         parts.append("# environment, to be built first\n" + commands(plan.build))
+    if plan.data:
+        parts.append("# data, sent to hosts that lack it\n" + "".join(map(_dataset, plan.data)))
     for file in plan.files:
         if file.copied_from:
             parts.append(f"# file {file.path}\n(a copy of {file.copied_from})\n")
@@ -31,6 +34,28 @@ def plan_text(plan: LaunchPlan) -> str:
     parts.append("# environment of the ranks\n" + "".join(shown + secret))
     parts.append("# commands\n" + commands(plan.commands))
     return "\n".join(parts)
+
+
+def _dataset(data: Dataset) -> str:
+    hosts = f"not on {', '.join(data.lacking)}" if data.lacking else "there already"
+    return (
+        f"data.{data.name} -> {shell_word(data.path)} ({amount(data.files, data.size)}, {hosts})\n"
+    )
+
+
+def amount(files: int, size: int) -> str:
+    """Return ``1 file, 5 MB``."""
+    return f"{files} file{'s' if files != 1 else ''}, {bytes_text(size)}"
+
+
+def bytes_text(size: float) -> str:
+    """Return a number of bytes as a person reads it: ``512 B``, ``1.5 GB``; a kB has 1,000."""
+    unit = "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.3g} {unit}"
 
 
 def commands(words: Sequence[Sequence[str]]) -> str:
@@ -82,14 +107,16 @@ def status_text(status: RunStatus, folder: RunFolder) -> str:
 
     record = folder.record()
     code = shell_line(log_command(record.git_dir, record.id))
+    there = record.compute == "ssh"
+    place = ",".join(status.nodes) if there else record.host
     lines = [
         ("run", f"{status.id} ({status.name})"),
         ("state", status.state.value),
         ("why", status.reason),
         ("may help", shell_word(status.advice) if status.advice else ""),
         ("exit status", "" if status.exit_status is None else str(status.exit_status)),
-        ("where", f"{record.compute} {record.host}, {ranks(record)}"),
-        ("job", " ".join(filter(None, (status.job_id, ",".join(status.nodes))))),
+        ("where", f"{record.compute} {place}, {ranks(record)}"),
+        ("job", " ".join(filter(None, (status.job_id, "" if there else ",".join(status.nodes))))),
         ("restarts", str(status.restarts) if status.restarts else ""),
         ("submitted", f"{clock(status.created)} by {record.user}"),
         ("expected", clock(status.expected)),

@@ -158,6 +158,9 @@ def _named(evidence: Evidence, path: str) -> str:
     """Return `` (data.digits.path)`` for the key that gave ``path``."""
     for name, entry in (evidence.option("data") or {}).items():
         given = entry.get("path") if isinstance(entry, dict) else None
+        sent = entry.get("digest") if isinstance(entry, dict) else None
+        if sent and f"/data/{sent}/" in path:
+            return f" (data.{name}.path)"
         if given and (path == given or path.startswith(f"{str(given).rstrip('/')}/")):
             return f" (data.{name}.path)"
     for name, value in (evidence.option("script_params") or {}).items():

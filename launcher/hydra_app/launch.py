@@ -16,6 +16,7 @@ from hydra.utils import get_class
 from omegaconf import open_dict
 
 from launcher.cli.words import runs_dir_option, say
+from launcher.data import located
 from launcher.errors import ConfigError, LaunchError, PlanError
 from launcher.hydra_app import outputs
 from launcher.hydra_app.callback import RETURN
@@ -174,7 +175,7 @@ def _draft(point: DictConfig, overrides: list[str], script: Entry, places: Place
     job = job_of(point, overrides, script, directory(point))
     check(job)
     number, facts = int(point.hydra.job.num), places.facts(job)
-    return Draft(number=number, values={}, job=job, facts=facts, secrets={})
+    return Draft(number=number, values={}, job=located(job, facts), facts=facts, secrets={})
 
 
 def _outputs(job: JobSpec) -> str:

@@ -62,10 +62,13 @@ class Prepared:
         def one(channel: Channel) -> None:
             bring(channel, tree)
             texts = {**_texts(self.plan.files), "code.tree": (tree.name, 0o644)}
+            if self.plan.data:
+                named = "".join(f"{each.digest}\n" for each in self.plan.data)
+                texts["data.trees"] = named, 0o644
             self._send(channel, texts)
 
         everywhere(one, self.channels)
-        return on_hosts(self.hosts, job, prefix, self.say)
+        return on_hosts(self.hosts, job, prefix, self.plan.data, self.say)
 
     def _send(self, channel: Channel, texts: dict[str, tuple[str, int]]) -> None:
         data = {path: text.encode("utf-8", "surrogateescape") for path, (text, _) in texts.items()}
@@ -224,7 +227,7 @@ def _view(run: Open, seen: Seen | SubmitError) -> View:
         reason = f"{first} was started again while the run was on it"
         return View(holds=False, state=RunState.FAILED, reason=reason, brought=True)
     reason = f"its supervisor on {first} is gone and left no result"
-    return View(holds=False, reason=reason, brought=True)
+    return View(holds=False, state=RunState.LOST, reason=reason, brought=True)
 
 
 def _waits_for(run: Open) -> str:

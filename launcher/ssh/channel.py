@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from launcher.errors import SubmitError
+from launcher.errors import LaunchError, SubmitError
 from launcher.ssh.agent import MARK
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Channel:
         assert running.stdout is not None  # noqa: S101
         self._to, self._from = running.stdin, running.stdout
         self._lock = threading.Lock()
+        self._broken = False  # in the middle of a request
         self.facts: dict[str, Any] = {}  # what hello told
         self.root = ""  # of the launcher's own code there
         try:
@@ -77,14 +78,23 @@ class Channel:
         """Have a request carried out for each message; as ``ask``, but a few are on their way."""
         waiting = 0
         with self._asking():
-            for head, body in messages:
-                self._send(request, body, head)
-                waiting += 1
-                if waiting == _AHEAD:
-                    self._answer(None)
+            try:
+                for head, body in messages:
+                    self._send(request, body, head)
+                    waiting += 1
+                    if waiting == _AHEAD:
+                        waiting -= 1
+                        self._answer(None)
+                while waiting:
                     waiting -= 1
-            for _ in range(waiting):
-                self._answer(None)
+                    self._answer(None)
+            except LostError:
+                raise
+            except LaunchError:  # what is on its way is answered all the same
+                for _ in range(waiting):
+                    with contextlib.suppress(SubmitError):
+                        self._answer(None)
+                raise
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
@@ -92,7 +102,7 @@ class Channel:
         with self._lock:
             try:
                 yield
-            except SubmitError:
+            except LaunchError:
                 raise
             except BaseException:
                 self.abort()
@@ -101,16 +111,17 @@ class Channel:
     def abort(self) -> None:
         """Hang up at once, in the middle of a request if there is one."""
         if self._lock.locked():
+            self._broken = True
             self.running.kill()
 
     def _send(self, request: str, body: bytes, head: dict[str, Any]) -> None:
-        packed = zlib.compress(body, 1) if len(body) >= _PACKED else body
+        packed = zlib.compress(body, 1) if _packs(body) else body
         packed = packed if len(packed) < len(body) else body
         values = {"request": request, "packed": packed is not body, **head, "size": len(packed)}
         try:
             self._to.write(json.dumps(values).encode() + b"\n" + packed)
             self._to.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # or it is closed already
             raise self._lost() from error
 
     def _answer(self, heed: Callable[[dict[str, Any]], object] | None) -> tuple[Any, bytes]:
@@ -134,7 +145,7 @@ class Channel:
     @property
     def alive(self) -> bool:
         """Return whether the connection may still be used."""
-        return self.running.poll() is None and not self._to.closed
+        return not self._broken and self.running.poll() is None and not self._to.closed
 
     def _lost(self) -> LostError:
         said = self.close()
@@ -157,3 +168,11 @@ class Channel:
         with self.errors as errors:
             errors.seek(0)
             return errors.read().decode("utf-8", "replace")
+
+
+def _packs(body: bytes) -> bool:
+    """Return whether to pack a body is worth the time, by a look at some parts of it."""
+    if len(body) < _PACKED:
+        return False
+    sample = b"".join(body[at : at + 1024] for at in range(0, len(body), len(body) // 4))
+    return len(zlib.compress(sample, 1)) < 0.9 * len(sample)

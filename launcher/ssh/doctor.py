@@ -233,14 +233,14 @@ def _reached(
     asks: dict[str, Any] = {"addresses": [each.address for each in others]}
     config = between(together).encode()
     try:
-        answers, _ = _asked(
-            way, compute.connect_timeout_s + _QUICK_S, lambda: channel.ask("reach", config, **asks)
-        )
+        _asked(way, _QUICK_S, lambda: channel.ask("reach", config, **asks))
+        patience = compute.connect_timeout_s + _QUICK_S
+        answers, _ = _asked(way, patience, lambda: channel.ask("reached"))
     except SubmitError as error:
         return {each.name: error for each in others}
     return {
         host.name: explained.between(hosts[0], host, said)
-        for host, (status, said) in zip(others, answers, strict=True)
+        for host, (said, status) in zip(others, answers, strict=True)
         if status
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +14,7 @@ from launcher.hosts import Host, Hosts
 from launcher.job import Facts
 from launcher.processes import this_process
 from launcher.ssh.bundle import bundle
+from launcher.ssh.carry import looked
 from launcher.ssh.connection import Target, also_known, everywhere, settings
 from launcher.ssh.provided import asked
 from launcher.ssh.ready import ready
@@ -38,7 +40,7 @@ def facts(job: JobSpec, source: Place | Snapshot, *, pool: bool) -> Facts:
     compute = cast("Ssh", job.compute)
     named = compute.named() if pool else compute.named()[: job.resources.nodes]
     targets = [way_to(compute, each.name) for each in named]
-    paths = list(job.data.values())
+    paths = [path for name, path in job.data.items() if name not in job.uploads]
     # While ssh connects there is time to look at what is to be sent.
     threading.Thread(target=bundle, daemon=True).start()
     channels = everywhere(lambda target: ready(target, paths), targets)
@@ -67,7 +69,12 @@ def facts(job: JobSpec, source: Place | Snapshot, *, pool: bool) -> Facts:
             python=compute.python,
             connect_timeout_s=compute.connect_timeout_s,
         ),
+        data=looked(job.uploads, channels, _say),
     )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def way_to(compute: Ssh, name: str) -> Target:
@@ -109,7 +116,8 @@ def _check(job: JobSpec, channels: Sequence[Channel]) -> None:
             if path in known["missing"]:
                 raise ConfigError(
                     f"data.{name}.path={path}: there is no such file or folder on {channel.name}",
-                    hint="It is used where it lies, on each host.",
+                    hint="It is used where it lies, on each host; "
+                    f"data.{name}.upload=true sends what is here.",
                 )
         if known["free_mb"] < _ROOM_MB:
             raise PlanError(

@@ -99,7 +99,7 @@ class Objects:
         """Keep ``data`` under its name; raise Broken when it is not its name."""
         if name_of(data, len(name)) != name:
             raise Broken(f"object {name} came as {name_of(data, len(name))}")
-        _write(self._object(name), data)
+        write_whole(self._object(name), data)
 
     def known(self, wanted: str = "") -> list[str]:
         """Return the names of all trees, the latest first; ``wanted`` is about to be used."""
@@ -130,7 +130,7 @@ class Objects:
             added = entries(b"\0".join(come))
             lacks = self.lacks(each for mode, each, _ in added if mode != _FOLDER)
             if not lacks:
-                _write(os.path.join(self.trees, name), tree)
+                write_whole(os.path.join(self.trees, name), tree)
             return lacks
 
     def make(self, name: str, folder: str) -> None:
@@ -195,15 +195,15 @@ def _poured(source: int, target: int) -> int:
     return total
 
 
-def _write(path: str, data: bytes) -> None:
+def write_whole(path: str, data: bytes | memoryview, mode: int = 0o644) -> None:
     """Write a file, whole or not at all."""
     new = f"{path}.{os.getpid()}.new"
     try:
         try:
-            file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         with open(file, "wb", buffering=0) as to:
             rest = memoryview(data)
             while rest:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import process
 from launcher.errors import LaunchError
 from launcher.processes import alive, marked
-from launcher.ssh import pooled, provided
+from launcher.ssh import pooled, provided, shelf
 from launcher.ssh.objects import Objects
 from launcher.store import RunFolder, write_atomically
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _FOLDERS = ("code", "logs", "outputs", "checkpoints", "ranks")
 _POLL_S = 0.002
 _MOST = 4 << 20  # bytes of a run that one answer brings
+_HANDOVER_S = 10.0  # at most, from a run's claim to its supervisor's first word
 _ENDING_S = 0.05  # between two looks at processes that are ending
 _PIECE = tuple[str, int, int, int]  # path, offset, size, time of change in ns
 
@@ -43,6 +44,7 @@ def extend(agent: Agent, root: str) -> None:
     }
     provided.extend(agent)
     pooled.extend(agent)
+    shelf.extend(agent)
 
 
 class There:
@@ -112,9 +114,9 @@ class There:
         pools = pooled.Pools(self.agent.workdir)
         for asked in head["runs"]:
             folder = self._folder(asked["run"])
-            # What lives now may have ended, and told so, after we have read what it had told.
+            # First of all: of who has gone by now, the last event is there.
             coming = pools.has(folder, asked["group"])
-            lived = _supervisor(folder) is not None
+            state = self._state(folder)
             seen = _size(folder.file("events.jsonl"))
             pieces: list[_PIECE] = []
             for path, size, changed in (*_written(folder), ("events.jsonl", seen, 0)):
@@ -129,15 +131,14 @@ class There:
                 pieces.append((path, offset, len(data), changed))
                 body += data
                 left -= len(data)
-            told[asked["run"]] = {"pieces": pieces, "coming": coming, **self._state(folder)}
-            told[asked["run"]]["alive"] |= lived
+            told[asked["run"]] = {"pieces": pieces, "coming": coming, **state}
         return {"runs": told, "more": left <= 0}, body
 
     def _state(self, folder: RunFolder) -> dict[str, bool]:
         return {
             "there": os.path.isdir(folder.path),
             "claimed": os.path.exists(folder.file("job")),
-            "alive": _supervisor(folder) is not None,
+            "alive": _supervisor(folder) is not None or _is_about_to_begin(folder),
             "restarted": _has_restarted(folder),
         }
 
@@ -221,6 +222,14 @@ def _supervisor(folder: RunFolder) -> int | None:
         if event["state"] == "RUNNING" and "born" in event:
             return int(event["pid"]) if alive(event, "") else None
     return None
+
+
+def _is_about_to_begin(folder: RunFolder) -> bool:
+    """Return whether a supervisor took the run just now, and has not had its first word."""
+    with contextlib.suppress(OSError):
+        begun = any(each["state"] == "RUNNING" for each in folder.events())
+        return not begun and time.time() - os.stat(folder.file("job")).st_mtime < _HANDOVER_S
+    return False
 
 
 def _has_restarted(folder: RunFolder) -> bool:

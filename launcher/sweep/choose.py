@@ -65,10 +65,14 @@ def content(
         taken = snapshots[draft.job.source_directory]
         own: dict[str, Any] = {"source": [taken.tree, taken.prefix], "lock": lock}
         paths = draft.job.data.items()
+        digests = {each.name: each.digest for each in draft.facts.data}
         if paths:
             here = draft.facts.hosts is None
             own["data"] = [
-                [name, data.setdefault(path, _identity(path)) if here else [path]]
+                [
+                    name,
+                    digests.get(name) or data.setdefault(path, _identity(path) if here else [path]),
+                ]
                 for name, path in paths
             ]
         signatures.append(signature(draft, own))
@@ -84,7 +88,7 @@ def _built(draft: Draft, say: Callable[[str], None]) -> str:
         return build.lock_text(build.ensure(facts.prefix, say))
     from launcher.ssh.build import on_hosts  # noqa: PLC0415 - other computes need it not
 
-    return on_hosts(facts.hosts, job, facts.prefix, say)
+    return on_hosts(facts.hosts, job, facts.prefix, facts.data, say)
 
 
 def _identity(path: str) -> list[Any]:

@@ -30,7 +30,7 @@ class Places:
             bool(getattr(compute, name, None))
             for name in ("account", "qos", "reservation", "nodelist", "exclude")
         )
-        how = (job.dist.kind, job.dist.horovod, tuple(job.data.items()))
+        how = (job.dist.kind, job.dist.horovod, tuple(job.data.items()), tuple(job.uploads.items()))
         place = id(compute) if compute.kind == "ssh" else compute.kind  # it names its hosts
         key = (source, id(job.environment), place, *asked, *how)
         if key not in self._facts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from launcher import config, variables
+from launcher.data import located
 from launcher.errors import ConfigError, LaunchError, PlanError
 from launcher.plan import check
 from launcher.store import new_run_id
@@ -88,7 +89,13 @@ def _draft(point: Point, values: dict[str, Any], places: Places) -> Draft:
     job, secrets = config.job_of(values, point.overrides)
     check(job)
     facts = places.facts(job)
-    return Draft(number=point.number, values=_values(point), job=job, facts=facts, secrets=secrets)
+    return Draft(
+        number=point.number,
+        values=_values(point),
+        job=located(job, facts),
+        facts=facts,
+        secrets=secrets,
+    )
 
 
 def _values(point: Point) -> dict[str, str]:

@@ -48,11 +48,11 @@ class Disk:
         for each in self.seen.iterdir():
             shutil.rmtree(each)
 
-    def fill(self) -> None:
-        """Leave no room, without writing what would take memory."""
+    def fill(self, room: int = 0) -> None:
+        """Leave that many bytes of room, without writing what would take memory."""
         now = os.statvfs(self.seen)
         used = (now.f_blocks - now.f_bfree) * now.f_frsize
-        self._resize(str(max(used, now.f_frsize)))  # none at all would mean no limit
+        self._resize(str(max(used, now.f_frsize) + room))  # none at all would mean no limit
 
     def relieve(self) -> None:
         """Give it its whole size back."""

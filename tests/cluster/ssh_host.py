@@ -115,9 +115,9 @@ class SshHost(Host):
     def plug(self) -> None:
         ip("link", "set", self.cable, "up")
 
-    def fill(self) -> None:
-        """Leave no room on the disk."""
-        self.disk.fill()
+    def fill(self, room: int = 0) -> None:
+        """Leave no room on the disk, or that many bytes."""
+        self.disk.fill(room)
 
     def relieve(self) -> None:
         self.disk.relieve()

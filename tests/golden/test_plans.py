@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from launcher import app, config
+from launcher.data import Dataset, Upload, located
 from launcher.environment.locate import Prefix
 from launcher.errors import PlanError
 from launcher.hosts import Host, Hosts
@@ -82,6 +83,17 @@ CASES |= {
         "compute.stage=scratch",
         "compute.extra.nice=100",
     ),
+    "ssh-data": (
+        "compute=ssh",
+        "compute.hosts=[hosta,me@hostb:2222]",
+        "dist=mpi",
+        "nodes=2",
+        "data.digits={path: /home/me/digits.csv, upload: true}",
+        "data.there.path=/srv/images",
+        "script_params.train='${data:digits}'",
+        "script_params.images='${data:there}'",
+        "env.LIST='a:${data:digits}'",
+    ),
     "slurm-mpirun": ("compute=slurm", "dist=mpi", "nodes=2", "compute.launch=mpirun"),
 }
 VALUES = {"hostile": {"script_params": {"text": HOSTILE, "-x": ["", ":", HOSTILE]}}}
@@ -132,11 +144,25 @@ def ssh_facts(nodes: int) -> Facts:
     return facts(hosts=there, prefix=prefix, python="/usr/bin/python3", package_root=root, gpus=2)
 
 
+def dataset(upload: Upload) -> Dataset:
+    digest = "0123456789abcdef" * 4
+    return Dataset(
+        name="digits",
+        digest=digest,
+        source=upload.path,
+        path=f"/home/me/.launcher/data/{digest}/digits.csv",
+        files=1,
+        size=1_500_000,
+        lacking=("me@hostb:2222",),
+    )
+
+
 def planned(overrides: tuple[str, ...], **values: object) -> LaunchPlan:
     request = app.Request(overrides=("entry_script=train.py", *overrides), values=values)
     job, _ = config.resolve(app.compose(request), request.overrides)
     seen = ssh_facts(job.resources.nodes) if job.compute.kind == "ssh" else facts()
-    return plan(job, seen, "261123-120000-abcd")
+    seen = replace(seen, data=tuple(map(dataset, job.uploads.values())))
+    return plan(located(job, seen), seen, "261123-120000-abcd")
 
 
 @pytest.mark.parametrize("case", [*CASES, *VALUES])

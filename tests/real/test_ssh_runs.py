@@ -132,7 +132,7 @@ def test_arguments_and_variables_arrive_byte_for_byte(
         ":",
         "-",
     ]
-    texts = ["", ":", "--", *("".join(chosen.choices(parts, k=9)) for _ in range(500))]
+    texts = ["", ":", "--", *("".join(chosen.choices(parts, k=9)) for _ in range(2000))]
     box.write("train.py", SHOW)
     box.write(
         "go.py",

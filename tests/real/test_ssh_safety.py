@@ -30,6 +30,8 @@ def started(box: SshProject, *options: str, script: str = WAITS) -> Path:
     two = "nodes=2" in options
     until(lambda: "ready" in box.said(run))
     until(lambda: not two or "ready" in box.said(run, 3, box.hosts.hostb))
+    # The supervisor has heard of all of them.
+    until(lambda: len(list((box.there(run) / "ranks").glob("?.json"))) == (4 if two else 1))
     return run
 
 
@@ -121,6 +123,8 @@ def test_a_network_that_is_gone_for_a_while(box: SshProject) -> None:
         (box.there(run) / "go").touch()
         until(lambda: "end" in box.said(run))
         assert "hosta" in box.becomes(run, "RUNNING")["reason"]
+        assert following.stderr
+        assert "launcher: hosta" in following.stderr.readline()
         box.hosts.hosta.plug()
         assert box.launch("wait", run.name).stdout == f"{run.name} SUCCEEDED\n"
         assert following.communicate(timeout=60)[0] == "end\n"
@@ -165,6 +169,25 @@ def test_a_submit_that_is_killed_at_any_moment(box: SshProject, moment: int) -> 
             assert box.launch("wait", run.name).stdout == f"{run.name} SUCCEEDED\n"
             assert log(run).endswith("end\n")
     quiet(box)
+
+
+def test_ctrl_c_ends_a_build_and_leaves_no_run(box: SshProject) -> None:
+    box.write("train.py", "pass\n")
+    box.hosts.hostc.unplug()  # an index that does not answer: pip tries for minutes
+    index = f"environment.pip_args=[--index-url,http://{box.hosts.hostc.address}/]"
+    words = (*TWO_HOSTS, index, "environment.pip_packages=[left-pad]")
+    with box.start(*words) as running:
+        until(lambda: sum("left-pad" in each for each in box.left()) >= 2)
+        before = time.monotonic()
+        os.killpg(running.pid, signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+    assert time.monotonic() - before < 15
+    assert running.returncode == 130, err
+    assert not list(box.path.glob("runs/*/events.jsonl"))
+    until(lambda: not any("left-pad" in each for each in box.left()), 30)
+    for host in box.hosts.all[:2]:
+        there = host.user_home / ".launcher" / "runs"
+        assert not [each for each in there.glob("2*") if not (each / "job").exists()]
 
 
 # ------------------------------------------------------------------ what dies

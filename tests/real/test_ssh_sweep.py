@@ -135,6 +135,26 @@ def test_the_hosts_are_used_in_the_order_of_the_list(pool: SshProject) -> None:
     assert alone[0]["ended"] < alone[1]["begun"] or alone[1]["ended"] < alone[0]["begun"]
 
 
+def test_data_are_on_each_host_before_a_run_starts(pool: SshProject) -> None:
+    pool.write(
+        "train.py",
+        "import os, sys, time\nprint(os.uname().nodename, open(sys.argv[2]).read())\n"
+        "time.sleep(1)\n",
+    )
+    pool.write("words.txt", "of this machine")
+    words = ("data.d.path=words.txt", "data.d.upload=true", "script_params.f=${data:d}")
+    first, _ = sweep(pool, *words, "script_params.lr=1,2,3,4")
+    assert set(ended(pool, first).values()) == {"SUCCEEDED"}
+    said = {log(run) for run in pool.runs}
+    assert said == {"hosta of this machine\n", "hostb of this machine\n"}
+    again, _ = sweep(pool, *words, "script_params.lr=1,2,3,4")
+    assert again == first
+    pool.write("words.txt", "changed")
+    other, said_now = sweep(pool, *words, "script_params.lr=1,2,3,4")
+    assert (other != first, "4 runs queued" in said_now) == (True, True)
+    assert set(ended(pool, other).values()) == {"SUCCEEDED"}
+
+
 def test_a_sweep_is_cleaned_away(pool: SshProject) -> None:
     pool.write("train.py", WAITS)
     first, _ = sweep(pool, "script_params.lr=1,2,3,4,5")

@@ -100,6 +100,15 @@ def test_composing_in_threads(project: Project) -> None:
     assert [job.args[1] for job in jobs] == [str(n) for n in range(8)]
 
 
+def test_upload_is_of_no_effect_where_data_are_used_as_they_lie(project: Project) -> None:
+    words = ("data.d={path: d.csv, upload: true}", "script_params.f='see ${data:d}'")
+    for compute in ("local", "slurm"):
+        job = resolved(f"compute={compute}", *words)
+        assert job.args == ("--f", f"see {project.path / 'd.csv'}")
+        assert job.data == {"d": str(project.path / "d.csv")}
+        assert job.uploads == {}
+
+
 def test_a_variable_that_is_null_is_left_out(project: Project) -> None:
     assert resolved("env.LEVEL=null").env == {}
 
@@ -160,6 +169,25 @@ def test_a_projects_own_option_replaces_ours(project: Project) -> None:
         (("experiment=none_such",), "experiment=none_such", "conf/experiment/none_such.yaml"),
         (("data.x=3",), "data.x=3", "data.x.path"),
         (("data.x.pth=3",), "data.x", "data.x.path"),
+        (("data.x={path: /a, uplod: true}",), "data.x.uplod=True", "Did you mean 'upload'"),
+        (("data.x={path: /a, upload: 1}",), "data.x.upload=1", "true:"),
+        (("data.x={path: /a, upload: true, digest: ab}",), "data.x.digest=ab", "null"),
+        (
+            (
+                *("compute=ssh", "compute.hosts=[a]", "data.x={path: /a, upload: true}"),
+                "environment.setup=['source ${data:x}']",
+            ),
+            "environment: ${data:...}",
+            "once the hosts",
+        ),
+        (
+            (
+                *("compute=ssh", "compute.hosts=[a]", "data.x={path: /a, upload: true}"),
+                "env.A_TOKEN=${data:x}",
+            ),
+            "env.A_TOKEN",
+            "of another name",
+        ),
         (("script_params.x=a,b",), "a value with commas is a sweep", "Quote it"),
         (("script_params.x=[1",), "cannot be read", "between quotes"),
         (("compute.hosts=[a]",), "compute.hosts", "belongs to compute=ssh"),

@@ -294,6 +294,10 @@ def test_a_file_that_is_not_there_is_named_by_its_key(tmp_path: Path) -> None:
     assert found.sentence == (
         "rank 3 on node2 found no file /data/digits/train.csv (data.digits.path) (train.py, line 1)"
     )
+    digest = "0123456789abcdef" * 4
+    said = run_python(tmp_path, f"open('/home/me/.launcher/data/{digest}/digits/train.csv')\n")
+    sent = f"data.digits={{path: /here/digits, upload: true, digest: {digest}}}"
+    assert "train.csv (data.digits.path)" in explained(sent, **said).sentence
     said = run_python(tmp_path, "open('nosuch.csv')\n")
     assert "nosuch.csv (script_params.csv)" in explained(
         "script_params.csv=nosuch.csv", **said
