@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from launcher.cores import LEASED
 from launcher.job import RunState
 from launcher.slurm.inside import Allocation
 from launcher.slurm.refusal import passes
@@ -83,6 +84,8 @@ class Attempt:
         connection to a host broke while it was asked to start one.
         """
         path = self.folder.file("job")
+        if os.environ.get(LEASED) == self.folder.id:
+            return True  # its pool has claimed it for us
         if self.record.hosts is not None:
             with contextlib.suppress(FileExistsError):
                 open(path, "x", encoding="utf-8").close()
@@ -107,6 +110,12 @@ class Attempt:
             return {}
         here = self.allocation
         return {"job_id": here.job_id, "restart": self.restart, "nodes": list(here.nodes)}
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return by what other hosts reach this one, where that is known."""
+        hosts = self.record.hosts.hosts if self.record.hosts else ()
+        chosen = os.environ.get("LAUNCHER_HOSTS", "")  # by the pool, first this one
+        return (chosen.partition(",")[0],) if chosen else tuple(each.address for each in hosts[:1])
 
     def environment(self) -> dict[str, str]:
         """Return what the ranks are told of this attempt."""

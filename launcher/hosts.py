@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,15 @@ class Hosts:
     def from_json(cls, values: dict[str, Any]) -> Hosts:
         """Return the hosts that ``dataclasses.asdict`` gave; raise KeyError or TypeError."""
         return cls(**{**values, "hosts": tuple(Host(**each) for each in values["hosts"])})
+
+    def only(self, names: Sequence[str]) -> tuple[Host, ...]:
+        """Return the hosts of these names, in this order."""
+        return tuple(each for name in names for each in self.hosts if each.name == name)
+
+    def group(self, folder: str) -> str:
+        """Return where the group of a sweep, whose folder is here, has its own on the first."""
+        sweep, _, number = folder.rsplit("/", 2)
+        return f"{self.workdir}/runs/.sweeps/{os.path.basename(sweep)}/groups/{number}"
 
     def folder(self, run_id: str) -> str:
         """Return a run's folder, which has the same path on each host."""

@@ -20,8 +20,6 @@ from launcher.sweep.store import Groups, link_log
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from launcher.job import RunRecord
-
 # Between the submitting process's end and the supervisor's first word.
 _HANDOVER_S = 10.0
 
@@ -178,8 +176,9 @@ def _settle(run: Open, view: View) -> RunStatus:
 
 
 def _explained(run: Open, status: RunStatus) -> RunStatus:
-    """Return the status of a run that waits, with the reason as a sentence."""
-    if status.state is not RunState.PENDING or not status.reason:
+    """Return the status of a run that waits, with Slurm's reason as a sentence."""
+    waits = status.state is RunState.PENDING and status.reason
+    if run.record.compute != "slurm" or not waits:
         return status
     from launcher.outcome import explained  # noqa: PLC0415
 
@@ -213,13 +212,14 @@ def _status(run: Open, last: dict[str, Any], details: dict[str, Any]) -> RunStat
         failed=last.get("failed", {}),
         metrics=run.folder.last_metrics() if metrics is None else metrics,
         job_id=str(run.told("job_id") or ""),
-        nodes=tuple(details.get("nodes") or run.told("nodes") or _hosts(record)),
+        nodes=tuple(details.get("nodes") or run.told("nodes") or _hosts(run)),
         restarts=int(run.told("restart") or 0),
     )
 
 
-def _hosts(record: RunRecord) -> list[str]:
-    return [each.name for each in record.hosts.hosts] if record.hosts else []
+def _hosts(run: Open) -> list[str]:
+    hosts = run.record.hosts
+    return run.told("hosts") or ([each.name for each in hosts.hosts] if hosts else [])
 
 
 def _started(run: Open) -> float | None:

@@ -44,7 +44,7 @@ class LostError(OSError):
 class Host:
     """A machine of a pool's list. ``order``: pools that share machines must order them alike."""
 
-    name: str = ""  # to ssh
+    name: str = ""  # to whoever configured it
     address: str = ""  # to the others
     order: str = ""
     slots: int | None = None  # leased in place of cores
@@ -66,6 +66,7 @@ class Place(Protocol):
 
     name: str
     address: str  # for the others
+    order: str
 
     @property
     def up(self) -> bool:
@@ -117,7 +118,8 @@ class Here:
 
     def __init__(self, supervisor: tuple[str, ...], host: Host) -> None:
         """Name the words that start a supervisor, and what this machine is to others."""
-        self.name, self.address, self.slots = host.name, host.address, host.slots
+        self.name, self.address, self.order = host.name, host.address, host.order
+        self.slots = host.slots
         self.supervisor = supervisor
         self.cores = os.sched_getaffinity(0)
         gpus = cores.devices(os.environ)

@@ -58,7 +58,7 @@ def plan(job: JobSpec, facts: Facts, run_id: str, *, alone: bool = True) -> Laun
     files = (
         PlannedFile(path="launch.sh", text=script(job, facts), mode=0o755),
         *own_files(job),
-        *(job.compute.files(job, facts, run_dir) if alone else ()),
+        *job.compute.files(job, facts, run_dir, alone=alone),
         *((PlannedFile(path="build.json", text=_build(job, facts)),) if late(job, facts) else ()),
         *(_copy(f"support/{name}", source) for name, source in support.items()),
         *(_copy(f"support/lib/{path}", source) for path, source in _imports(job)),

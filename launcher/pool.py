@@ -53,7 +53,8 @@ class Pool:
         self.waiting = deque(_tasks(group, values))
         self.tells = "hosts" in values  # where runs are
         self.secrets = {name: os.environ[name] for name in values.get("secrets", ())}
-        self.places = _places(group, values, supervisor)
+        self.ranks = _places(group, values, supervisor)  # as the configuration has them
+        self.places = sorted(self.ranks, key=lambda place: place.order)  # as all pools do
         self.collected: list[Place] = []  # for the first run that waits
         self.spare: list[Place] = []  # that it does not ask for yet
         self.running: dict[str, Place] = {}  # by folder
@@ -139,15 +140,17 @@ class Pool:
             self.spare = [each for each in places if each not in (*asked, *self.collected)]
             for place in asked:
                 place.ask(task.need)
-            ready = next((place for place in asked if place.has()), None)
-            if ready is None:
+            ready = [place for place in asked if place.has()]
+            if not ready:
                 return False
-            self.collected.append(ready)
+            # The last one may be any: the list says which is liked best.
+            best = min(ready, key=self.ranks.index) if more == 1 else ready[0]
+            self.collected.append(best)
         return True
 
     def _start(self, task: Task, on: list[Place]) -> None:
         """Start a run, unless it was cancelled, on machines that we have; OSError: later."""
-        first, *others = on
+        first, *others = on = sorted(on, key=self.ranks.index)
         refused = self._tie(task.folder, first, others) if others else ""
         claimed = claim(task.folder)
         if claimed is None:
@@ -205,13 +208,13 @@ def _tasks(group: GroupFolder, values: dict[str, Any]) -> list[Task]:
 
 
 def _places(group: GroupFolder, values: dict[str, Any], supervisor: tuple[str, ...]) -> list[Place]:
-    """Return the machines of a group in the order of all pools; this one where none is named."""
+    """Return the machines of a group in their order; this one where none is named."""
     if "hosts" not in values:
         return [Here(supervisor, Host())]
     from launcher.ssh.elsewhere import Elsewhere  # noqa: PLC0415 - of this machine it is none
 
     found: list[Place] = []
-    for host in sorted((Host(**each) for each in values["hosts"]), key=lambda host: host.order):
+    for host in (Host(**each) for each in values["hosts"]):
         if host.here:
             found.append(Here(supervisor, host))
         else:
@@ -228,6 +231,8 @@ def main() -> int:
     pool = Pool(GroupFolder(sys.argv[1]), tuple(sys.argv[2:]))
     if not os.read(0, 1):
         return 0
+    if claim(pool.group) is None:
+        return 1  # it was given up: who did that queues its runs anew
     pool.beat()
     pool.group.event(RunState.PENDING, **this_process())
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))

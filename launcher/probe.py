@@ -33,14 +33,15 @@ def source_of(job: JobSpec) -> Place:
 def probe(job: JobSpec, source: Place | Snapshot, *, arrays: bool = False) -> Facts:
     """Return what this machine has that ``job`` needs to be planned. Nothing is written.
 
-    Of compute=ssh, what its hosts have: on these the launcher's own code is written. ``arrays``:
-    how large a job array may be, too. ConfigError when something that the job names is not there.
+    Of compute=ssh, what its hosts have: on these the launcher's own code is written. ``arrays``: of
+    a sweep, how large a job array may be too, and all hosts. ConfigError when something that the
+    job names is not there.
     """
     _check_data(job)
     if job.compute.kind == "ssh":
         from launcher.ssh import look  # noqa: PLC0415 - other computes need it not
 
-        return look.facts(job, source)
+        return look.facts(job, source, pool=arrays)
     return Facts(
         user=process.user(),
         uid=os.getuid(),

@@ -157,12 +157,13 @@ class SshConf(ComputeConf):
     _target_: str = "launcher.compute.ssh.Ssh"
     hosts: List[Any] = field(
         default_factory=list
-    )  # in rank order: alias, user@host:port, {host: ...}
+    )  # in rank order: alias, user@host:port, {host:, slots:, gpus:, address:}
     ssh_config: Optional[str] = None  # ssh's configuration file; null: your own
     workdir: str = "~/.launcher"  # folder on each host, the same everywhere
     python: str = "python3"  # that runs the launcher's part there, 3.10 or newer
     connect_timeout_s: float = 10.0  # seconds until a host that does not answer is given up
     host_timeout_s: int = 60  # seconds of silence among the hosts of a run until one is lost
+    max_parallel: Optional[int] = None  # runs of a sweep at once; null: as slots and GPUs allow
 
 
 @dataclass

@@ -49,11 +49,10 @@ class Supervisor:
         self.record = folder.record()
         self.started = time.time()
         self.attempt = Attempt.of(folder, self.record)
-        hosts = self.record.hosts.hosts if self.record.hosts else ()
         self.control = Control(
             folder,
             several_nodes=self.record.nodes > 1,
-            addresses=tuple(each.address for each in hosts[:1]),
+            addresses=self.attempt.addresses(),
             silence_s=self.record.silence_s,
         )
         self.warned = False  # the ranks know that the end is near

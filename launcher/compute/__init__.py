@@ -67,8 +67,8 @@ class Compute(Protocol):
     def head_address(self, resources: Resources, facts: Facts) -> Word:
         """Return the address of the first node, as seen from every node."""
 
-    def slots(self, resources: Resources, facts: Facts) -> tuple[tuple[str, int], ...]:
-        """Return (host, ranks there) for mpirun; () where the scheduler tells it."""
+    def slots(self, resources: Resources, facts: Facts) -> Word:
+        """Return the hosts with their ranks, as mpirun's --host wants them; "": others tell it."""
 
     def step(self, resources: Resources, facts: Facts) -> tuple[Word, ...]:
         """Return the scheduler's own words that start all ranks; () where mpirun must."""
@@ -79,8 +79,10 @@ class Compute(Protocol):
     def mpi_environment(self, resources: Resources, facts: Facts) -> dict[str, Word]:
         """Return what Open MPI must know of this place."""
 
-    def files(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[PlannedFile, ...]:
-        """Return the files that this place needs beside launch.sh."""
+    def files(
+        self, job: JobSpec, facts: Facts, run_dir: str, *, alone: bool
+    ) -> tuple[PlannedFile, ...]:
+        """Return the files that this place needs beside launch.sh; ``alone``: of no group."""
 
     def commands(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[tuple[str, ...], ...]:
         """Return the commands that submit the run in ``run_dir``, in order."""

@@ -69,9 +69,9 @@ class Local:
         """Return loopback: no rank is elsewhere."""
         return "127.0.0.1"
 
-    def slots(self, resources: Resources, facts: Facts) -> tuple[tuple[str, int], ...]:  # noqa: ARG002
+    def slots(self, resources: Resources, facts: Facts) -> Word:  # noqa: ARG002
         """Return this machine with all ranks."""
-        return (("localhost", resources.procs_per_node),)
+        return f"localhost:{resources.procs_per_node}"
 
     def step(self, resources: Resources, facts: Facts) -> tuple[Word, ...]:  # noqa: ARG002
         """Return (): there is no scheduler."""
@@ -91,7 +91,14 @@ class Local:
             "PRTE_MCA_ras": "^slurm",
         }
 
-    def files(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[PlannedFile, ...]:  # noqa: ARG002
+    def files(
+        self,
+        job: JobSpec,  # noqa: ARG002
+        facts: Facts,  # noqa: ARG002
+        run_dir: str,  # noqa: ARG002
+        *,
+        alone: bool,  # noqa: ARG002
+    ) -> tuple[PlannedFile, ...]:
         """Return (): nothing beside launch.sh."""
         return ()
 

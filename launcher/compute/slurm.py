@@ -126,9 +126,9 @@ class Slurm:
         """Return the first node's name, from wherever in the allocation launch.sh is run."""
         return ShellExpr(_FIRST_NODE)
 
-    def slots(self, resources: Resources, facts: Facts) -> tuple[tuple[str, int], ...]:  # noqa: ARG002
-        """Return (): mpirun reads the allocation."""
-        return ()
+    def slots(self, resources: Resources, facts: Facts) -> Word:  # noqa: ARG002
+        """Return "": mpirun reads the allocation."""
+        return ""
 
     def step(self, resources: Resources, facts: Facts) -> tuple[Word, ...]:
         """Return srun where its PMIx plugin is there (or asked for), else ()."""
@@ -173,8 +173,12 @@ class Slurm:
         ring = ShellExpr('"${SLURM_PMIX_FENCE:-ring}"')
         return {"OMPI_MCA_btl": "self,sm,tcp", "SLURM_PMIX_FENCE": ring}
 
-    def files(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[PlannedFile, ...]:
+    def files(
+        self, job: JobSpec, facts: Facts, run_dir: str, *, alone: bool
+    ) -> tuple[PlannedFile, ...]:
         """Return the batch file, as submitit renders it: it becomes the supervisor."""
+        if not alone:
+            return ()
         line = shell_line((ShellExpr("exec"), *supervisor(facts, run_dir)))
         text = batch.text(self.parameters(job, run_dir), line, run_dir)
         return (PlannedFile(path="job.sh", text=text, mode=0o755),)

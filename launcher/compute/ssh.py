@@ -18,6 +18,7 @@ from launcher.shell import ShellExpr
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from launcher.cluster import Limit
     from launcher.compute import Group
     from launcher.hosts import Hosts
     from launcher.job import Facts, JobSpec, Resources
@@ -26,20 +27,27 @@ if TYPE_CHECKING:
 # An alias, or [user@]host[:port]. What ssh or a shell could take for something else is no name.
 _NAME = re.compile(r"[A-Za-z0-9_.\[:][^\s\x00-\x1f\x7f'\"`$\\;&|<>(){}*?!#]*")
 _WORKDIR = re.compile(r"(~(?=/)|(?=/)|(?=\w))[\w./+@%=,:-]*", re.ASCII)
-_CONFIG = "ssh_config"  # the file by which the first host reaches the others
+_CONFIG = "ssh_config"  # the file by which hosts reach each other
+_COUNTS = {"slots": 1, "gpus": 0}  # what a host may be said to have, and the least of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """A host as it is configured; ``address``: how the others reach it, "": as ssh does here."""
+    """A host as it is configured; ``address``: how the others reach it, "": as ssh does here.
+
+    ``slots``: how many ranks at once, whatever its cores; None: as cores allow. ``gpus``: to be
+    given to runs; None: those that are seen there.
+    """
 
     name: str
     address: str = ""
+    slots: int | None = None
+    gpus: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ssh:
-    """Hosts in rank order; the supervisor and mpirun run on the first one."""
+    """Hosts in rank order; a run's supervisor and mpirun are on its first one, pools on ours."""
 
     kind: ClassVar[str] = "ssh"
     setup: ClassVar[tuple[str, ...]] = ()
@@ -54,6 +62,7 @@ class Ssh:
     python: str = "python3"
     connect_timeout_s: float = 10.0
     host_timeout_s: int = 60
+    max_parallel: int | None = None
 
     def __post_init__(self) -> None:
         """Raise ConfigError on what can be no host, or no folder."""
@@ -80,13 +89,22 @@ class Ssh:
         return tuple(_named(index, each) for index, each in enumerate(self.hosts))
 
     def check(self, resources: Resources) -> None:
-        """Raise PlanError when fewer hosts than nodes are named."""
+        """Raise PlanError when fewer hosts than nodes are named, or what none of them can hold."""
+        if self.max_parallel is not None and self.max_parallel < 1:
+            raise PlanError(f"compute.max_parallel={self.max_parallel}: must be 1 or more")
         if len(self.hosts) < resources.nodes:
             names = [each.name for each in self.named()]
             raise PlanError(
                 f"compute.hosts={names}: nodes={resources.nodes} needs as many hosts",
                 hint="compute.hosts=[hosta,hostb] names them, in rank order.",
             )
+        for each in self.named():
+            if each.slots is not None and each.slots < resources.procs_per_node:
+                raise PlanError(
+                    f"procs_per_node={resources.procs_per_node}: {each.name} has "
+                    f"slots: {each.slots} in compute.hosts",
+                    hint="A rank takes a slot; without slots, cores are shared out.",
+                )
 
     def refuse(self, job: JobSpec, facts: Facts) -> None:
         """Raise PlanError when the hosts have fewer GPUs than the ranks are to have."""
@@ -100,8 +118,9 @@ class Ssh:
                 )
 
     def cpus_of_a_rank(self, resources: Resources, facts: Facts) -> int | None:
-        """Return what is asked for, else a host's cores shared among its ranks; at least 1."""
-        return self.cpus_per_proc or max(1, facts.cpus // resources.procs_per_node)
+        """Return what is asked for, else a host's cores shared among its slots; at least 1."""
+        slots = max((each.slots or 0 for each in self.named()), default=0)
+        return self.cpus_per_proc or max(1, facts.cpus // (slots or resources.procs_per_node))
 
     def restarts(self) -> int:
         """Return how often the place may start a job again."""
@@ -115,22 +134,24 @@ class Ssh:
         """Return after how many seconds of silence a host counts as lost."""
         return self.host_timeout_s
 
-    def head_address(self, resources: Resources, facts: Facts) -> Word:
+    def head_address(self, resources: Resources, facts: Facts) -> Word:  # noqa: ARG002
         """Return the first host's address, as the others reach it."""
-        return _hosts(facts).hosts[0].address if resources.nodes > 1 else "127.0.0.1"
+        return ShellExpr('"${LAUNCHER_HOSTS%%,*}"') if resources.nodes > 1 else "127.0.0.1"
 
-    def slots(self, resources: Resources, facts: Facts) -> tuple[tuple[str, int], ...]:
+    def slots(self, resources: Resources, facts: Facts) -> Word:  # noqa: ARG002
         """Return the hosts, each with its ranks; mpirun runs on the first, whatever its name."""
-        others = [each.address for each in _hosts(facts).hosts[1:]]
-        return tuple((each, resources.procs_per_node) for each in ("localhost", *others))
+        ranks = resources.procs_per_node
+        if resources.nodes == 1:
+            return f"localhost:{ranks}"
+        return ShellExpr(f'"localhost:{ranks},${{others//,/:{ranks},}}:{ranks}"')
 
     def step(self, resources: Resources, facts: Facts) -> tuple[Word, ...]:  # noqa: ARG002
         """Return (): mpirun starts the ranks."""
         return ()
 
     def before_step(self, resources: Resources, facts: Facts) -> tuple[str, ...]:  # noqa: ARG002
-        """Return (): there is nothing to be done."""
-        return ()
+        """Return the line that has the hosts but the first, as mpirun is told of them."""
+        return ("others=${LAUNCHER_HOSTS#*,}",) if resources.nodes > 1 else ()
 
     def mpi_environment(self, resources: Resources, facts: Facts) -> dict[str, Word]:
         """Return the transports, no scheduler, and how the first host reaches the others."""
@@ -139,6 +160,9 @@ class Ssh:
         for name in ("OMPI_MCA_plm", "OMPI_MCA_ras", "PRTE_MCA_plm", "PRTE_MCA_ras"):
             values[name] = "^slurm"
         if several:
+            first = ",".join(each.address for each in _hosts(facts).hosts[: resources.nodes])
+            # A pool says which they are; by hand, and where there is none, the first ones.
+            values["LAUNCHER_HOSTS"] = ShellExpr(f'"${{LAUNCHER_HOSTS:-{first}}}"')
             agent = ShellExpr(f'"ssh -F $LAUNCHER_RUN_DIR/{_CONFIG}"')
             old = facts.prefix.mpi_version[:1] == (4,)
             values["OMPI_MCA_plm_rsh_agent" if old else "PRTE_MCA_plm_ssh_agent"] = agent
@@ -149,7 +173,14 @@ class Ssh:
                 values[f"{'OMPI' if old else 'PRTE'}_MCA_oob_tcp_keepalive_{name}"] = str(value)
         return values
 
-    def files(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[PlannedFile, ...]:  # noqa: ARG002
+    def files(
+        self,
+        job: JobSpec,
+        facts: Facts,
+        run_dir: str,  # noqa: ARG002
+        *,
+        alone: bool,  # noqa: ARG002
+    ) -> tuple[PlannedFile, ...]:
         """Return the configuration of ssh by which the first host reaches the others."""
         if job.resources.nodes == 1:
             return ()
@@ -165,22 +196,60 @@ class Ssh:
         start = supervisor(facts, hosts.folder(run_id))
         return (*(way.command() for way in ways), start)
 
-    def shape(self, job: JobSpec) -> dict[str, Any]:  # noqa: ARG002
-        """Raise PlanError: sweeps there are not built yet."""
-        raise PlanError(
-            "compute=ssh: sweeps there are not built yet",
-            hint="Without -m, a run at a time; compute=local and compute=slurm take sweeps.",
-        )
+    def limits(self, facts: Facts) -> tuple[Limit, ...]:  # noqa: ARG002
+        """Return (): as many may wait as there are."""
+        return ()
 
-    def group(self, jobs: Sequence[JobSpec], facts: Facts, folder: str, job_name: str) -> Group:
-        """Raise PlanError, as ``shape`` does."""
-        raise NotImplementedError
+    def shape(self, job: JobSpec) -> dict[str, Any]:  # noqa: ARG002
+        """Return {}: a pool takes runs of all sizes."""
+        return {}
+
+    def shared(self, groups: int) -> Ssh:  # noqa: ARG002
+        """Return it as it is: pools lease the same hosts."""
+        return self
+
+    def group(self, jobs: Sequence[JobSpec], facts: Facts, folder: str, job_name: str) -> Group:  # noqa: ARG002
+        """Return what each run needs and what the hosts have; the pool starts on the first one."""
+        hosts = _hosts(facts)
+        there = hosts.group(folder)
+        details = {
+            "needs": [_need(job, facts) for job in jobs],
+            "hosts": [
+                {
+                    "name": host.name,
+                    "address": host.address,
+                    "order": f"{host.hostname} {host.address}",  # the same in all pools
+                    "slots": named.slots,
+                    "gpus": named.gpus,
+                    "here": number == 0,
+                }
+                for number, (named, host) in enumerate(zip(self.named(), hosts.hosts, strict=True))
+            ],
+            "ssh": ["ssh", "-F", f"{there}/{_CONFIG}"],
+            "secrets": jobs[0].secrets,
+        }
+        starter = supervisor(facts, "")[:-1]
+        pool = (*starter[:-1], f"{facts.package_root}/launcher/pool_runs.py", there, *starter)
+        return details, (PlannedFile(path=_CONFIG, text=between(hosts)),), (pool,)
+
+
+def _need(job: JobSpec, facts: Facts) -> dict[str, Any]:
+    """Return what a run needs of each of its hosts."""
+    ranks, cores = job.resources.procs_per_node, job.compute.cpus_per_proc
+    return {
+        "nodes": job.resources.nodes,
+        "slots": ranks,
+        # Without a number of cores a rank, all of a host, as on one's own machine.
+        "cores": ranks * cores if cores else max(each.cpus for each in _hosts(facts).hosts),
+        "gpus": ranks * job.resources.gpus_per_proc,
+        "max_parallel": getattr(job.compute, "max_parallel", None),
+    }
 
 
 def between(hosts: Hosts) -> str:
-    """Return ssh's configuration for the first host: how it reaches the others, asking nobody."""
-    lines = ["# How the first host reaches the others: mpirun's ssh reads this."]
-    for host in hosts.hosts[1:]:
+    """Return ssh's configuration for these hosts: how they reach each other, asking nobody."""
+    lines = ["# How a host reaches the others: mpirun's ssh reads this, and the pool's."]
+    for host in hosts.hosts:
         lines += [f"Host {host.address}", f"  User {host.user}", f"  Port {host.port}"]
     lines += ["Match all", "  BatchMode yes", f"  ConnectTimeout {hosts.connect_timeout_s:g}"]
     lines += ["  Include ~/.ssh/config", "  Include /etc/ssh/ssh_config"]
@@ -197,12 +266,25 @@ def _named(index: int, given: Any) -> Named:
     """Return a host of compute.hosts; raise ConfigError when it is none."""
     values = {"host": given} if isinstance(given, str) else given
     key = f"compute.hosts[{index}]"
-    if not isinstance(values, dict) or not set(values) <= {"host", "address"}:
+    if not isinstance(values, dict) or not set(values) <= {"host", "address", *_COUNTS}:
         raise ConfigError(
             f"{key}={given}: not a host",
-            hint="An alias of ssh's configuration, user@host:port, or {host: ..., address: ...}.",
+            hint="An alias of ssh's configuration, user@host:port, or "
+            "{host: ..., slots: ..., gpus: ..., address: ...}.",
         )
-    named = Named(name=str(values.get("host") or ""), address=str(values.get("address") or ""))
+    for name, least in _COUNTS.items():
+        count = values.get(name)
+        if count is not None and (type(count) is not int or count < least):
+            raise ConfigError(
+                f"{key}.{name}={count}: must be {least} or more",
+                hint="null: as many as the host has.",
+            )
+    named = Named(
+        name=str(values.get("host") or ""),
+        address=str(values.get("address") or ""),
+        slots=values.get("slots"),
+        gpus=values.get("gpus"),
+    )
     for text in filter(None, (named.name, named.address)):
         if not _NAME.fullmatch(text) or "@-" in text:
             raise ConfigError(

@@ -50,7 +50,7 @@ class Mpi:
             )
         resources = job.resources
         slots = job.compute.slots(resources, facts)
-        hosts = ("--host", ",".join(f"{host}:{ranks}" for host, ranks in slots)) if slots else ()
+        hosts = ("--host", slots) if slots else ()
         return (
             facts.prefix.mpirun,
             *("-n", str(resources.world_size)),

@@ -160,7 +160,10 @@ _REASONS: tuple[Sign, ...] = (
 
 
 def pending(evidence: Evidence) -> Explanation:
-    """Return why the job waits, with Slurm's own word in brackets."""
+    """Return why the job waits, with Slurm's own word in brackets; a pool's are sentences."""
+    if evidence.record.compute != "slurm":
+        why = evidence.scheduler_reason or evidence.reason
+        return Explanation(sentence=why or "the run waits until there is room for it")
     given = re.sub(r"^\((.*)\)$", r"\1", evidence.scheduler_reason.strip())
     reason = given.replace("_", " ")
     again = _again(evidence)

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from launcher import outcome
-from launcher.compute.ssh import between
-from launcher.errors import PlanError, StateError, SubmitError
+from launcher.errors import StateError, SubmitError
 from launcher.job import LINK, RunState
 from launcher.observe import read
-from launcher.processes import alive
+from launcher.processes import alive, this_process
 from launcher.record import record_outcome
 from launcher.scheduler import View
-from launcher.ssh import explained, mirror
-from launcher.ssh.build import build
-from launcher.ssh.carry import carry
+from launcher.ssh import mirror, queue
+from launcher.ssh.build import on_hosts
 from launcher.ssh.connection import everywhere, side_by_side
-from launcher.ssh.provided import asked
-from launcher.ssh.ready import of_run
+from launcher.ssh.ready import check_ways, of_run, try_ways
 from launcher.ssh.travel import bring, code
+from launcher.ssh.where import all_hosts, hosts_of, waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from launcher.environment.locate import Prefix
     from launcher.hosts import Host, Hosts
-    from launcher.job import GroupPlan, JobSpec, LaunchPlan, PlannedFile, RunRecord
+    from launcher.job import GroupPlan, JobSpec, LaunchPlan, PlannedFile
     from launcher.scheduler import Open
     from launcher.snapshot import Snapshot
     from launcher.ssh.channel import Channel
@@ -37,7 +36,8 @@ if TYPE_CHECKING:
     from launcher.sweep.store import GroupFolder
 
 _EVENTS = "events.jsonl"
-_NOT_YET = "compute=ssh: sweeps there are not built yet"
+_HANDOVER_S = 10.0  # at most, from a run's claim to its supervisor's first word
+_POLL_S = 0.1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,13 +56,8 @@ class Prepared:
         """Have code and environment on all hosts, side by side; return the lock of the first."""
         self.channels = everywhere(lambda host: of_run(self.hosts, host), self.hosts.hosts)
         tree = code(source)
-        asks = asked(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi")
-        asks |= {"path": prefix.path, "python": prefix.python}
 
-        others = self.hosts.hosts[1:]
-        if others:  # it takes a while, and we have to know of it in the end only
-            addresses = [each.address for each in others]
-            self.channels[0].ask("reach", between(self.hosts).encode(), addresses=addresses)
+        try_ways(self.hosts, self.hosts.hosts[0])  # we have to know of it in the end only
 
         def one(channel: Channel) -> None:
             bring(channel, tree)
@@ -73,16 +68,7 @@ class Prepared:
             self._send(channel, texts)
 
         everywhere(one, self.channels)
-        carry(self.channels, self.plan.data, self.say)
-        return build(self.channels, asks, self.say)
-
-    def _check_ways(self) -> None:
-        """Raise SubmitError where the first host cannot ssh to another one, as mpirun will."""
-        first, *others = self.hosts.hosts
-        answers = self.channels[0].ask("reached")[0] if others else []
-        for host, (said, status) in zip(others, answers, strict=True):
-            if status:
-                raise explained.between(first, host, said)
+        return on_hosts(self.hosts, job, prefix, self.plan.data, self.say)
 
     def _send(self, channel: Channel, texts: dict[str, tuple[str, int]]) -> None:
         data = {path: text.encode("utf-8", "surrogateescape") for path, (text, _) in texts.items()}
@@ -91,7 +77,7 @@ class Prepared:
 
     def go(self) -> None:
         """Have the supervisor started; its first word makes the run its own, whatever we do."""
-        self._check_ways()
+        check_ways(self.hosts, self.hosts.hosts[0])
         texts = {}
         for name in ("run.json", _EVENTS):
             with open(self.folder.file(name), encoding="utf-8", errors="surrogateescape") as file:
@@ -130,25 +116,30 @@ class Ssh:
         say: Callable[[str], None],
     ) -> Prepared:
         """Return the start of the supervisor on the first host."""
-        hosts = _hosts(folder.record())
+        hosts = all_hosts(folder.record())
         secrets = {name: env[name] for name in plan.secrets}
         os.makedirs(folder.file("logs"))
         return Prepared(folder=folder, plan=plan, hosts=hosts, secrets=secrets, say=say)
 
     def queue(
         self,
-        group: GroupFolder,  # noqa: ARG002
-        plan: GroupPlan,  # noqa: ARG002
-        env: Mapping[str, str],  # noqa: ARG002
+        group: GroupFolder,
+        plan: GroupPlan,
+        env: Mapping[str, str],
         say: Callable[[str], None],  # noqa: ARG002
-        lock: int,  # noqa: ARG002
+        lock: int,  # noqa: ARG002 - whoever asks later settles on the host whether it is queued
     ) -> None:
-        """Raise PlanError: sweeps are refused before."""
-        raise PlanError(_NOT_YET)
+        """Have all that the runs need on their hosts, and their pool started on the first one."""
+        group.event(RunState.SUBMITTING, **this_process())
+        queue.queue(group, plan, env)
+        group.event(RunState.PENDING)
 
-    def find(self, group: GroupFolder) -> bool:  # noqa: ARG002
-        """Raise PlanError, as ``queue`` does."""
-        raise PlanError(_NOT_YET)
+    def find(self, group: GroupFolder) -> bool:
+        """Return whether a pool has the group's runs; one that has not will have them no more."""
+        if not queue.settle(group):
+            return False
+        group.event(RunState.PENDING)
+        return True
 
     def look(self, runs: Sequence[Open]) -> dict[str, View]:
         """Bring what the runs have written, and return what their first hosts tell."""
@@ -159,31 +150,43 @@ class Ssh:
 
     def refresh(self, runs: Sequence[Open]) -> None:
         """Bring what the runs have written, as far as their hosts are reached."""
-        mirror.bring(runs)
+        # Who follows a run has read it once, maybe before it had hosts.
+        mirror.bring([read(run.folder) if waits(run) else run for run in runs])
 
     def cancel_waiting(self, runs: Sequence[Open]) -> None:
-        """Do nothing: no run waits."""
+        """Have those cancelled that no pool has started, as far as the pools' hosts are reached."""
+        queue.withdraw([run for run in runs if waits(run)])
 
     def interrupt(self, run: Open, *, waits: bool) -> None:
         """Have the supervisor end the run; where its host is gone, end what the others run."""
-        hosts = _hosts(run.record)
-        if waits:
-            raise StateError(
-                f"run {run.folder.id}: its supervisor does not start", hint="Try again."
-            )
+        run = _begun(run) if waits else read(run.folder)
+        if RunState(run.last["state"]).final:
+            return
+        hosts, (first, *others) = all_hosts(run.record), hosts_of(run)
         try:
-            of_run(hosts, hosts.hosts[0]).ask("interrupt", run=run.folder.id)
+            of_run(hosts, first).ask("interrupt", run=run.folder.id)
         except SubmitError as error:
-            ended = side_by_side(lambda host: _end(run, hosts, host), hosts.hosts[1:])
+            ended = side_by_side(lambda host: _end(run, hosts, host), others)
             if all(isinstance(each, SubmitError) for each in ended):
                 raise StateError(error.message, hint=error.hint or "Try again.") from error
             _conclude(run, error.message)
 
 
-def _hosts(record: RunRecord) -> Hosts:
-    if record.hosts is None:
-        raise StateError(f"run {record.id}: its record names no hosts")
-    return record.hosts
+def _begun(run: Open) -> Open:
+    """Return a run that no longer waits: it was cancelled before it began, or begins."""
+    end = time.monotonic() + _HANDOVER_S
+    if waits(run):
+        for error in queue.withdraw([run]):
+            raise StateError(error.message, hint=error.hint or "Try again.") from error
+    while waits(run) and time.monotonic() < end:
+        mirror.bring([run])
+        run = read(run.folder)
+        if RunState(run.last["state"]).final:
+            return run
+        time.sleep(_POLL_S)
+    if RunState(run.last["state"]) is not RunState.RUNNING:
+        raise StateError(f"run {run.folder.id}: its supervisor does not start", hint="Try again.")
+    return run
 
 
 def _texts(files: Sequence[PlannedFile]) -> dict[str, tuple[str, int]]:
@@ -205,17 +208,30 @@ def _conclude(run: Open, why: str) -> None:
 
 
 def _view(run: Open, seen: Seen | SubmitError) -> View:
-    """Return what a run's first host tells of it; ``run``: as it was before it was asked."""
-    hosts = _hosts(run.record)
-    first = hosts.hosts[0].name
+    """Return what is told of a run where it is; ``run``: as it was before that was asked."""
     if isinstance(seen, SubmitError):
         return View(holds=None, reason=seen.message)
-    if seen.alive:
-        return View(holds=True, brought=True)
-    if not seen.claimed:  # its submit is under way, or was killed
+    if seen.alive or seen.coming:
+        reason = "" if seen.alive else _waits_for(run)
+        return View(holds=True, reason=reason, brought=True)
+    queued = any(each["state"] == RunState.PENDING.value for each in run.events)
+    if not (queued or seen.claimed):  # its submit is under way, or was killed
         return View(holds=alive(run.last, run.folder.file("heartbeat")), brought=True)
+    first = (*hosts_of(run), *all_hosts(run.record).hosts)[0].name
+    if waits(run):
+        reason = (
+            f"the pool on {first} that was to start it is gone; the same command queues it again"
+        )
+        return View(holds=False, reason=reason, brought=True)
     if seen.restarted:
         reason = f"{first} was started again while the run was on it"
         return View(holds=False, state=RunState.FAILED, reason=reason, brought=True)
     reason = f"its supervisor on {first} is gone and left no result"
     return View(holds=False, state=RunState.LOST, reason=reason, brought=True)
+
+
+def _waits_for(run: Open) -> str:
+    names = ", ".join(each.name for each in all_hosts(run.record).hosts)
+    if run.record.nodes > 1:
+        return f"the run waits until {run.record.nodes} of {names} have room for it"
+    return f"the run waits until there is room for it on {names}"

@@ -4,12 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from launcher.ssh.carry import carry
 from launcher.ssh.connection import everywhere
+from launcher.ssh.provided import asked
+from launcher.ssh.ready import of_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from launcher.data import Dataset
+    from launcher.environment.locate import Prefix
+    from launcher.hosts import Hosts
+    from launcher.job import JobSpec
     from launcher.ssh.channel import Channel
+
+
+def on_hosts(
+    hosts: Hosts,
+    job: JobSpec,
+    prefix: Prefix,
+    data: Sequence[Dataset],
+    say: Callable[[str], None],
+) -> str:
+    """Return the lock of a job's environment; all hosts have that, and the data, by then."""
+    channels = everywhere(lambda host: of_run(hosts, host), hosts.hosts)
+    carry(channels, data, say)
+    asks = asked(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi")
+    return build(channels, asks | {"path": prefix.path, "python": prefix.python}, say)
 
 
 def build(channels: Sequence[Channel], asks: dict[str, Any], say: Callable[[str], None]) -> str:

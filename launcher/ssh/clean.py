@@ -32,7 +32,7 @@ _GROWING = ("logs/", "metrics.jsonl", "events.jsonl")  # brought as they grow, w
 class Item:
     """One thing on a host. ``stays``: why it is not removed; "": it may go."""
 
-    kind: str  # run, environment, wheel, launcher, code, remains
+    kind: str  # run, environment, wheel, sweep, launcher, code, remains
     path: str  # below the launcher's folder there
     state: str
     size: int  # bytes on the disk

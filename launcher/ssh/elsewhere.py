@@ -50,11 +50,11 @@ class Elsewhere:
         self, host: Host, ssh: tuple[str, ...], supervisor: tuple[str, ...], log: str
     ) -> None:
         """Name the words that are ssh, and start a supervisor; ``log`` gets what ssh says."""
-        self.name, self.address = host.name, host.address
+        self.name, self.address, self.order = host.name, host.address, host.order
         self.hello = {"hello": supervisor, "slots": host.slots, "gpus": host.gpus}
         options = [word for name, value in _OPTIONS.items() for word in ("-o", f"{name}={value}")]
         hold = shell_line((ShellExpr("exec"), supervisor[0], "-I", "-S", _HOLD))
-        self.argv = (*ssh, *options, "--", host.name, hold)
+        self.argv = (*ssh, *options, "--", host.address, hold)
         self.log = log
         self.child: Running | None = None
         self.answers: dict[str, Any] = {}
@@ -193,6 +193,8 @@ class Elsewhere:
             failed(RunFolder(message["unclaimed"]), 1, f"{why}; the same command queues it again")
             self.over.append(message["unclaimed"])
         elif "ended" in message:
+            if "refused" in message:
+                failed(RunFolder(message["ended"]), 1, f"{self.name}: {message['refused']}")
             self.over.append(message["ended"])
         else:
             self.answers |= message

@@ -25,7 +25,7 @@ from typing import Any
 # With -I and -S nothing but the standard library is on the path.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from launcher.claim import claim  # now it can be found
+from launcher.claim import claim, is_claimed  # now it can be found
 from launcher.place import Here, Host, Need, wakes, woken
 from launcher.store import RunFolder, write_atomically
 
@@ -137,12 +137,14 @@ class Hold:
 
 
 def _lay(folder: RunFolder, files: list[tuple[str, int, str | None]]) -> None:
-    """Have the run's files in its folder; those that are there stay."""
+    """Have the run's files in its folder, as the pool has them; once it is claimed they stay."""
+    if is_claimed(folder):
+        return
     for path, mode, text in files:
         there = folder.file(path)
         if text is None:
             os.makedirs(there, exist_ok=True)
-        elif not os.path.exists(there):
+        else:
             write_atomically(there, text, mode)
 
 

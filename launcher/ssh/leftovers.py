@@ -115,18 +115,19 @@ class Place:
         last = _last(events)
         state = str(last.get("state", ""))
         changed = changed_at(events) if state in _FINAL else latest_change(self.file(path))
+        waits = "runs/.sweeps" in self.used or changed > time.time() - _YOUNG_S
         going = path in self.used or held(self.file(path))
         return {
             "kind": "run",
             "path": path,
             "state": "RUNNING" if going else state,
             "changed": changed,
-            "young": state not in _FINAL and changed > time.time() - _YOUNG_S,
+            "young": state not in _FINAL and waits,
             "stays": self._stays(path, changed),
         }
 
     def rest(self, going: set[str]) -> list[dict[str, Any]]:
-        """Return environments, wheels and the launcher's own code."""
+        """Return environments, wheels, sweeps and the launcher's own code."""
         texts = [text_of(self.file(path, "launch.sh")) for path in self._kept(going)]
         named = {f"cache/envs/{key}" for text in texts for key in _named(text)}
         found = []
@@ -141,6 +142,11 @@ class Place:
             path = f"cache/wheels/{key}"
             why = "being built" if held(self.file(f"{path}.lock")) else ""
             found.append(self._item("wheel", path, changed_at(self.file(path, "wheel.json")), why))
+        runs = list(self._kept(going))
+        for name in self.names("runs/.sweeps"):  # what a pool had; it ends before its last run
+            stays = any(path.startswith(f"runs/{name}-") for path in runs)
+            why = "a run that stays is of it" if stays else ""
+            found.append(self._item("sweep", f"runs/.sweeps/{name}", why=why))
         return [*found, *(self._item("launcher", f"lib/{name}") for name in self.names("lib"))]
 
     def _keys(self, path: str) -> list[str]:

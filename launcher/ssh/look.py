@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 _ROOM_MB = 256  # without which nothing is begun on a host
 
 
-def facts(job: JobSpec, source: Place | Snapshot) -> Facts:
-    """Return what the job's hosts have; raise the SubmitError of the first that is not reached.
+def facts(job: JobSpec, source: Place | Snapshot, *, pool: bool) -> Facts:
+    """Return what the job's hosts have, or all for a ``pool``; SubmitError: one is not reached.
 
     ConfigError, PlanError, ProvisionError: a host lacks something, or hosts differ where they must
     not; each names the host.
     """
     compute = cast("Ssh", job.compute)
-    named = compute.named()[: job.resources.nodes]
+    named = compute.named() if pool else compute.named()[: job.resources.nodes]
     targets = [way_to(compute, each.name) for each in named]
     paths = [path for name, path in job.data.items() if name not in job.uploads]
     # While ssh connects there is time to look at what is to be sent.
@@ -104,7 +104,7 @@ def host_of(named: Named, target: Target, channel: Channel) -> Host:
         port=int(told["port"]),
         hostname=known["hostname"],
         cpus=known["cpus"],
-        gpus=known["gpus"],
+        gpus=known["gpus"] if named.gpus is None else named.gpus,
     )
 
 

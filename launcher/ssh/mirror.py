@@ -11,22 +11,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from launcher.errors import SubmitError
 from launcher.job import RunState
-from launcher.observe import index
+from launcher.observe import index, read
 from launcher.outcome import record_told
 from launcher.record import record_outcome
 from launcher.ssh.connection import side_by_side
-from launcher.ssh.ready import ready, target
+from launcher.ssh.ready import ready
+from launcher.ssh.where import asked_of, hosts_of, way
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from launcher.hosts import Host
-    from launcher.job import RunRecord
     from launcher.scheduler import Open
     from launcher.ssh.channel import Channel
     from launcher.ssh.connection import Target
@@ -37,67 +36,105 @@ _EVENTS = "events.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What the first host tells of a run: whether it is there, was begun, and is supervised."""
+    """What a host tells of a run: whether it is there, was begun, and is supervised.
+
+    ``coming``: who is to start it lives.
+    """
 
     there: bool
     claimed: bool
     alive: bool
     restarted: bool  # the host itself, since then
+    coming: bool
+
+
+_Answer: TypeAlias = "tuple[Seen, list[tuple[int, bytes]]]"  # with pieces of its events
+_Told: TypeAlias = "dict[str, _Answer]"  # by run
 
 
 def bring(runs: Sequence[Open]) -> dict[str, Seen | SubmitError]:
     """Bring what runs have written; return what the first host of each tells, by id.
 
-    One request a host for all its runs, the hosts side by side; a SubmitError where the first host
-    of a run was not reached.
+    Of a run that waits that is its pool's host. One request a host for all its runs, the hosts side
+    by side; a SubmitError where that host was not reached.
     """
-    asked: dict[Target, list[Open]] = {}
-    for run in runs:
-        for host in _hosts(run):
-            asked.setdefault(_way(run, host), []).append(run)
-    ways = list(asked)
-    answers = side_by_side(lambda way: _bring(way, asked[way]), ways)
-    told = dict(zip(ways, answers, strict=True))
     found: dict[str, Seen | SubmitError] = {}
-    for run in runs:
-        answer = told[_way(run, _hosts(run)[0])]
-        if isinstance(answer, SubmitError):
-            found[run.folder.id] = answer
-        else:
-            seen, events = answer[run.folder.id]
-            found[run.folder.id] = seen
-            _write_events(run, events)
+    left = list(runs)
+    while left:
+        asked = _asked(left)
+        told = dict(zip(asked, _all(asked), strict=True))
+        now = [_written(run, told) for run in left]
+        found |= {run.folder.id: _seen(run, told) for run in left}
+        # What waited may have begun on hosts that were not asked.
+        pairs = zip(left, now, strict=True)
+        left = [new for old, new in pairs if {*asked_of(new)} - {*asked_of(old)}]
     return found
 
 
-def _hosts(run: Open) -> tuple[Host, ...]:
-    assert run.record.hosts is not None  # noqa: S101 - a run of compute=ssh has them
-    return run.record.hosts.hosts
+def _all(asked: Mapping[Target, Sequence[Open]]) -> list[_Told | SubmitError]:
+    return side_by_side(lambda to: _bring(to, asked[to]), [*asked])
 
 
-def _way(run: Open, host: Host) -> Target:
-    assert run.record.hosts is not None  # noqa: S101
-    return target(run.record.hosts, host.name)
+def _asked(runs: Sequence[Open]) -> dict[Target, list[Open]]:
+    """Return what each host is asked of."""
+    asked: dict[Target, list[Open]] = {}
+    for run in runs:
+        for host in asked_of(run):
+            asked.setdefault(way(run, host), []).append(run)
+    return asked
 
 
-def _bring(way: Target, runs: Sequence[Open]) -> dict[str, tuple[Seen, list[tuple[int, bytes]]]]:
+def _answers(run: Open, told: Mapping[Target, _Told | SubmitError]) -> list[_Answer | SubmitError]:
+    """Return what is told by those hosts that know of the run's beginning and end.
+
+    While it waits, or has just been started elsewhere, that is its pool's host, too.
+    """
+    knows = dict.fromkeys((*asked_of(run)[:1], *hosts_of(run)[:1]))
+    found = [told[way(run, host)] for host in knows]
+    return [each if isinstance(each, SubmitError) else each[run.folder.id] for each in found]
+
+
+def _written(run: Open, told: Mapping[Target, _Told | SubmitError]) -> Open:
+    """Return the run with its new events, which are written here: those of several begin alike."""
+    known = [each for each in _answers(run, told) if not isinstance(each, SubmitError)]
+    return _write_events(run, max((events for _, events in known), key=_length, default=[]))
+
+
+def _seen(run: Open, told: Mapping[Target, _Told | SubmitError]) -> Seen | SubmitError:
+    """Return what is told of how it is."""
+    answers = _answers(run, told)
+    known = [each[0] for each in answers if not isinstance(each, SubmitError)]
+    alive, coming = any(each.alive for each in known), any(each.coming for each in known)
+    error = next((each for each in answers if isinstance(each, SubmitError)), None)
+    if error is not None and not (alive or coming):
+        return error
+    return replace(known[0], alive=alive, coming=coming)
+
+
+def _length(pieces: Sequence[tuple[int, bytes]]) -> int:
+    return sum(len(data) for _, data in pieces)
+
+
+def _bring(to: Target, runs: Sequence[Open]) -> _Told:
     """Return what a host tells of its runs, with their events, which are not written yet."""
-    channel = ready(way)
-    found: dict[str, tuple[Seen, list[tuple[int, bytes]]]] = {}
+    channel = ready(to)
+    found: _Told = {}
     more = True
     while more:
         have = [
             {
                 "run": run.folder.id,
                 "have": _have(run.folder, found),
-                "ranks": _way(run, _hosts(run)[0]) == way,  # its supervisor hears of all ranks
+                # Its supervisor hears of all ranks.
+                "ranks": to in [way(run, host) for host in hosts_of(run)[:1]],
+                "group": run.told("group") or "",
             }
             for run in runs
         ]
         told, body = channel.ask("pull", runs=have)
         more, at = told["more"], 0
+        folders = {run.folder.id: run.folder for run in runs}
         for run_id, values in told["runs"].items():
-            folder = next(run.folder for run in runs if run.folder.id == run_id)
             pieces = values.pop("pieces")
             events = found[run_id][1] if run_id in found else []
             found[run_id] = Seen(**values), events
@@ -107,13 +144,11 @@ def _bring(way: Target, runs: Sequence[Open]) -> dict[str, tuple[Seen, list[tupl
                 if path == _EVENTS:
                     events.append((offset, data))
                 else:
-                    _write(folder, path, offset, data, changed)
+                    _write(folders[run_id], path, offset, data, changed)
     return found
 
 
-def _have(
-    folder: RunFolder, found: dict[str, tuple[Seen, list[tuple[int, bytes]]]]
-) -> dict[str, tuple[int, int]]:
+def _have(folder: RunFolder, found: _Told) -> dict[str, tuple[int, int]]:
     """Return size and time of change of what was brought already."""
     have = {}
     for name in ("", "logs", "ranks"):
@@ -150,36 +185,30 @@ def _write(folder: RunFolder, path: str, offset: int, data: bytes, changed: int)
         os.close(file)
 
 
-def _write_events(run: Open, pieces: Sequence[tuple[int, bytes]]) -> None:
+def _write_events(run: Open, pieces: Sequence[tuple[int, bytes]]) -> Open:
     """Write what the run's events have become; before its end is told, all else is brought."""
-    if not pieces:
-        return
-    last = _last(b"".join(data for _, data in pieces))
-    final = last is not None and RunState(last["state"]).final
-    if last is not None and final:
+    new = _read(pieces)
+    if new:
+        run = replace(run, events=[*read(run.folder).events, *new])
+    final = bool(new) and RunState(new[-1]["state"]).final
+    if final:
         _finish(run)
-        _commit(run.folder, run.record, last, _started(run, pieces))
+        _commit(run)
     for offset, data in pieces:
         _write(run.folder, _EVENTS, offset, data, 0)
     if final:
         with contextlib.suppress(Exception):  # without its line in the index, a list is slower
             index(run.folder)
+    return run
 
 
-def _last(events: bytes) -> dict[str, Any] | None:
-    """Return the last whole event of these lines."""
-    for line in reversed(events.split(b"\n")[:-1]):
+def _read(pieces: Sequence[tuple[int, bytes]]) -> list[dict[str, Any]]:
+    """Return the whole events of these lines."""
+    found = []
+    for line in b"".join(data for _, data in pieces).split(b"\n")[:-1]:
         with contextlib.suppress(ValueError):
-            found: dict[str, Any] = json.loads(line)
-            if "state" in found:
-                return found
-    return None
-
-
-def _started(run: Open, pieces: Sequence[tuple[int, bytes]]) -> float | None:
-    lines = b"".join(data for _, data in pieces).split(b"\n")
-    events = [*run.folder.events(), *(json.loads(line) for line in lines if b'"RUNNING"' in line)]
-    return next((each["time"] for each in events if each["state"] == "RUNNING"), None)
+            found.append(json.loads(line))
+    return [each for each in found if "state" in each]
 
 
 def _finish(run: Open) -> None:
@@ -188,15 +217,15 @@ def _finish(run: Open) -> None:
     Of files that several hosts have under one name the first host's is the one; the others lie in
     ``outputs.HOST``.
     """
-    ways = [_way(run, host) for host in _hosts(run)]
-    side_by_side(lambda way: _bring(way, [run]), ways)
+    ways = [way(run, host) for host in hosts_of(run)]
+    side_by_side(lambda to: _bring(to, [run]), ways)
     taken: set[str] = set()
-    for way in ways:
+    for to in ways:
         with contextlib.suppress(SubmitError):
-            channel = ready(way)
+            channel = ready(to)
             there = channel.ask("outputs", run=run.folder.id)[0]
             for path, size, changed in there:
-                top = f"outputs.{way.name}" if path in taken else "outputs"
+                top = f"outputs.{to.name}" if path in taken else "outputs"
                 _fetch(channel, run.folder, (path, top), (size, changed))
             taken |= {path for path, *_ in there}
 
@@ -226,10 +255,10 @@ def _fetch(
     os.replace(part, place)
 
 
-def _commit(
-    folder: RunFolder, record: RunRecord, last: dict[str, Any], started: float | None
-) -> None:
+def _commit(run: Open) -> None:
     """Commit the outcome that the supervisor told; to do so again changes nothing."""
+    last = run.events[-1]
+    begun = (each["time"] for each in run.events if each["state"] == RunState.RUNNING.value)
     values = {name: each for name, each in last.items() if name != "time"}
-    values |= {"started": started, "ended": last["time"]}
-    record_told(folder, record, values, record_outcome)
+    values |= {"started": next(begun, None), "ended": last["time"]}
+    record_told(run.folder, run.record, values, record_outcome)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from launcher.compute.ssh import between
+from launcher.ssh import explained
 from launcher.ssh.bundle import bundle
 from launcher.ssh.connection import Target, connected
 from launcher.ssh.travel import bring
@@ -40,6 +42,26 @@ def ready(host: Target, paths: Sequence[str] | None = None) -> Channel:
         bring(channel, tree)
         channel.root = channel.ask("load", name=tree.name)[0]
     return channel
+
+
+def try_ways(hosts: Hosts, first: Host) -> None:
+    """Have one of the hosts try to ssh to each other one, which takes a while; see next."""
+    if others := _others(hosts, first):
+        addresses = [each.address for each in others]
+        of_run(hosts, first).ask("reach", between(hosts).encode(), addresses=addresses)
+
+
+def check_ways(hosts: Hosts, first: Host) -> None:
+    """Raise SubmitError where that host could not ssh to another one, as mpirun will."""
+    if others := _others(hosts, first):
+        answers = of_run(hosts, first).ask("reached")[0]
+        for host, (said, status) in zip(others, answers, strict=True):
+            if status:
+                raise explained.between(first, host, said)
+
+
+def _others(hosts: Hosts, first: Host) -> list[Host]:
+    return [each for each in hosts.hosts if each is not first]
 
 
 def of_run(hosts: Hosts, host: Host) -> Channel:

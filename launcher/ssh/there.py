@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import process
 from launcher.errors import LaunchError
 from launcher.processes import alive, marked
-from launcher.ssh import provided, shelf
+from launcher.ssh import pooled, provided, shelf
 from launcher.ssh.objects import Objects
 from launcher.store import RunFolder, write_atomically
 
@@ -43,6 +43,7 @@ def extend(agent: Agent, root: str) -> None:
         )
     }
     provided.extend(agent)
+    pooled.extend(agent)
     shelf.extend(agent)
 
 
@@ -108,10 +109,13 @@ class There:
 
         Of a run, events come last, and no later than all that was written before them.
         """
-        told, body, left = {}, b"", _MOST
+        told: dict[str, dict[str, Any]] = {}
+        body, left = b"", _MOST
+        pools = pooled.Pools(self.agent.workdir)
         for asked in head["runs"]:
             folder = self._folder(asked["run"])
-            # First of all: of a supervisor that has gone by now, the last event is there.
+            # First of all: of who has gone by now, the last event is there.
+            coming = pools.has(folder, asked["group"])
             state = self._state(folder)
             seen = _size(folder.file("events.jsonl"))
             pieces: list[_PIECE] = []
@@ -127,7 +131,7 @@ class There:
                 pieces.append((path, offset, len(data), changed))
                 body += data
                 left -= len(data)
-            told[asked["run"]] = {"pieces": pieces, **state}
+            told[asked["run"]] = {"pieces": pieces, "coming": coming, **state}
         return {"runs": told, "more": left <= 0}, body
 
     def _state(self, folder: RunFolder) -> dict[str, bool]:

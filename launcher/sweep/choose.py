@@ -59,9 +59,7 @@ def content(
     locks: dict[int, str] = {}
     for draft in drafts:
         if id(draft.facts) not in locks:
-            built = not late(draft.job, draft.facts)
-            lock = build.lock_text(build.ensure(draft.facts.prefix, say)) if built else ""
-            locks[id(draft.facts)] = lock
+            locks[id(draft.facts)] = _built(draft, say)
     data: dict[str, Any] = {}
     signatures = []
     for draft in drafts:
@@ -71,12 +69,28 @@ def content(
         paths = draft.job.data.items()
         digests = {each.name: each.digest for each in draft.facts.data}
         if paths:
+            here = draft.facts.hosts is None
             own["data"] = [
-                [name, digests.get(name) or data.setdefault(path, _identity(path))]
+                [
+                    name,
+                    digests.get(name) or data.setdefault(path, _identity(path) if here else [path]),
+                ]
                 for name, path in paths
             ]
         signatures.append(signature(draft, own))
     return Content(snapshots=snapshots, locks=locks, signatures=tuple(signatures))
+
+
+def _built(draft: Draft, say: Callable[[str], None]) -> str:
+    """Return the lock of the draft's environment, built where it is used; "": inside the job."""
+    job, facts = draft.job, draft.facts
+    if late(job, facts):
+        return ""
+    if facts.hosts is None:
+        return build.lock_text(build.ensure(facts.prefix, say))
+    from launcher.ssh.build import on_hosts  # noqa: PLC0415 - other computes need it not
+
+    return on_hosts(facts.hosts, job, facts.prefix, facts.data, say)
 
 
 def _identity(path: str) -> list[Any]:

@@ -31,7 +31,8 @@ class Places:
             for name in ("account", "qos", "reservation", "nodelist", "exclude")
         )
         how = (job.dist.kind, job.dist.horovod, tuple(job.data.items()), tuple(job.uploads.items()))
-        key = (source, id(job.environment), compute.kind, *asked, *how)
+        place = id(compute) if compute.kind == "ssh" else compute.kind  # it names its hosts
+        key = (source, id(job.environment), place, *asked, *how)
         if key not in self._facts:
             self._facts[key] = probe(job, self.sources[source], arrays=True)
         return self._facts[key]

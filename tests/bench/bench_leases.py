@@ -2,17 +2,21 @@
 
     python -m tests.bench.bench_leases             # runs of 0.5, 2 and 10 s
     python -m tests.bench.bench_leases 1           # only of so many seconds
+    python -m tests.bench.bench_leases sweep 2     # a sweep of the launcher's: scripts of 2 s
 
 A real pool on a real ssh host, hold on the other by ssh, supervisors that do nothing for so long:
 what is measured is ours alone. `busy` is the time from a supervisor's first line to its last, so
 the start of its Python counts as idle, as it does for a user; `bare` is that start measured by
 itself, as many at once as there are slots. Idle counts from the first run's start to the last's.
+With `sweep`, runs are those of a user's line: supervisor, launch.sh, the code's checkout and the
+rank's Python count as idle, only the script itself as busy.
 """
 
 from __future__ import annotations
 
 import itertools
 import statistics
+import subprocess
 import sys
 import time
 
@@ -42,6 +46,27 @@ def idle(hosts: SshHosts, seconds: float, *, mixed: bool) -> tuple[float, float]
     return 1 - busy / (len(on) * SLOTS * (last - first)), max(e["ended"] for e in told) - begun
 
 
+def sweep(hosts: SshHosts, seconds: float) -> tuple[float, float]:
+    """Return what ``idle`` does of a sweep of the launcher's own."""
+    path = hosts.project("bench", user="root")
+    script = (
+        "import sys, time\nbegun = time.time()\ntime.sleep(float(sys.argv[2]))\n"
+        "print(begun, time.time())\n"
+    )
+    (path / "train.py").write_text(script)
+    on = f"[{{host: hosta, slots: {SLOTS}}}, {{host: hostb, slots: {SLOTS}}}]"
+    words = ("-m", "compute=ssh", f"compute.hosts={on}", f"compute.ssh_config={hosts.config}")
+    words += ("entry_script=train.py", "environment.torch=null", f"script_params.s={seconds}")
+    argv = (sys.executable, "-m", "launcher", *words, f"script_params.n=range({RUNS})", "wait=true")
+    begun = time.time()
+    subprocess.run(argv, cwd=path, check=True, capture_output=True)
+    logs = (path / "runs").glob("*/logs/rank-0.log")
+    told = [tuple(map(float, log.read_text().split())) for log in logs]
+    first, last = (pick(each[0] for each in told) for pick in (min, max))
+    busy = sum(min(last, ended) - start for start, ended in told)
+    return 1 - busy / (2 * SLOTS * (last - first)), max(each[1] for each in told) - begun
+
+
 def bare(hosts: SshHosts) -> float:
     """Return the seconds that as many starts of Python take as there are slots, at once."""
     each = "python3 -I -S -c 'import json, os, time' &"
@@ -54,8 +79,17 @@ def bare(hosts: SshHosts) -> float:
 
 
 def main() -> None:
-    lengths = [float(each) for each in sys.argv[1:]] or [0.5, 2.0, 10.0]
+    words = sys.argv[1:]
+    product = words[:1] == ["sweep"]
+    lengths = [float(each) for each in words[product:]] or [0.5, 2.0, 10.0]
     with SshHosts() as hosts:
+        if product:
+            for length in lengths:
+                share, took = sweep(hosts, length)
+                print(
+                    f"{RUNS} runs of {length} s: idle {share:.1%}, all in {took:.1f} s", flush=True
+                )
+            return
         prepare(hosts)
         starts = statistics.median(bare(hosts) for _ in range(5))
         print(f"{RUNS} runs, 2 hosts x {SLOTS} slots; bare {starts:.2f} s")

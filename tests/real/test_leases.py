@@ -287,7 +287,7 @@ def test_a_cable_is_pulled_while_runs_run(lab: SshHosts) -> None:
     runs.start()
     until(lambda: len(runs.all(ended=False)) == 2)
     b.unplug()
-    until(lambda: not any(" hostb " in words for words in a.processes().values()))
+    until(lambda: not any(f" {b.address} " in words for words in a.processes().values()))
     assert names(b) == {"core-0"}
     (b.user_home / "open").touch()
     until(lambda: free(b))

@@ -1,0 +1,171 @@
+"""What an agent can do for the runs of a sweep on the first of its hosts: its pool's, until then.
+
+Why whoever queues a group is asked twice whether it has: a submit may be killed at any moment, and
+what it had asked for may still come through. So a pool claims its group before it begins, as it
+does its runs; who asks later, and is the first to claim, knows that it never will.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from typing import TYPE_CHECKING, Any
+
+from launcher import outcome, process
+from launcher.claim import claim, is_on_its_way
+from launcher.claim import has_begun as launched
+from launcher.errors import LaunchError
+from launcher.job import RunState
+from launcher.processes import alive
+from launcher.ssh.objects import Objects
+from launcher.store import RunFolder, last_lines, write_atomically
+from launcher.sweep.store import SWEEPS, GroupFolder
+
+if TYPE_CHECKING:
+    from launcher.ssh.agent import Agent
+
+_FOLDERS = ("code", "logs", "outputs", "checkpoints", "ranks")
+_NAME = re.compile(r"([\w-]+)/(\d+)")
+_POLL_S = 0.002
+
+
+def extend(agent: Agent) -> None:
+    """Have the agent carry out what is below."""
+    pooled = Pooled(agent)
+    agent.requests |= {
+        each.__name__: each for each in (pooled.lay, pooled.pool, pooled.settle, pooled.withdraw)
+    }
+
+
+class Pooled:
+    """The host's side of groups. Each method carries out the request of its name."""
+
+    def __init__(self, agent: Agent) -> None:
+        """Begin with what the agent knows."""
+        self.agent = agent
+
+    def lay(self, head: dict[str, Any], body: bytes) -> int:
+        """Make the folders of runs, and their group's, with the files that the body holds.
+
+        Those that are ``common`` are each run's; they are sent once.
+        """
+        with Objects(self.agent.workdir).in_use():
+            common, at = _texts(head["common"], body, 0)
+            for run_id, files in head["runs"].items():
+                own, at = _texts(files, body, at)
+                folder = self._run(run_id)
+                for name in _FOLDERS:
+                    os.makedirs(folder.file(name), exist_ok=True)
+                _write(folder.path, [*common, *own])
+            if head["files"]:
+                own, at = _texts(head["files"], body, at)
+                _write(group(self.agent.workdir, head["group"]).path, own)
+        return len(head["runs"])
+
+    def pool(self, head: dict[str, Any], body: bytes) -> bool:
+        """Start a group's pool; return True once it has told that it has its runs.
+
+        The body holds the variables that it is to have beside ours.
+        """
+        folder = group(self.agent.workdir, head["group"])
+        texts = body.decode("utf-8", "surrogateescape").split("\0")
+        given = dict(each.split("=", 1) for each in texts if each)
+        with open(folder.file("pool.log"), "ab") as log:
+            started = process.start(head["argv"], log=log, env={**os.environ, **given}, waits=True)
+        assert started.stdin is not None  # noqa: S101 - for the type checker
+        with contextlib.suppress(BrokenPipeError), started.stdin:
+            started.stdin.write(b"!")
+        while not has_begun(folder) and started.poll() is None:
+            time.sleep(_POLL_S)
+        if not has_begun(folder):
+            raise LaunchError(f"the pool ended at once: {last_lines(folder.file('pool.log'))}")
+        return True
+
+    def settle(self, head: dict[str, Any], _: bytes) -> bool:
+        """Return whether a group's pool has begun; one that has not never will, and it is gone."""
+        folder = group(self.agent.workdir, head["group"])
+        claimed = None if has_begun(folder) else claim(folder)
+        if claimed is None:
+            while is_on_its_way(folder) and not has_begun(folder):
+                time.sleep(_POLL_S)
+        if has_begun(folder):
+            return True
+        for run_id in folder.runs():
+            shutil.rmtree(self._run(run_id).path, ignore_errors=True)
+        shutil.rmtree(folder.path, ignore_errors=True)
+        if claimed is not None:
+            os.close(claimed)
+        return False
+
+    def withdraw(self, head: dict[str, Any], _: bytes) -> list[str]:
+        """Cancel those runs that nobody has started yet; return which."""
+        done = []
+        for run_id in head["runs"]:
+            folder = self._run(run_id)
+            claimed = claim(folder)
+            if claimed is not None:
+                result = outcome.judge(folder, (), 0, RunState.CANCELLED.value)
+                outcome.conclude(
+                    folder, folder.record(), result, lambda *_: None, started=None, insist=False
+                )
+                os.close(claimed)
+                done.append(run_id)
+        return done
+
+    def _run(self, run_id: str) -> RunFolder:
+        return RunFolder(os.path.join(self.agent.workdir, "runs", os.path.basename(run_id)))
+
+
+def group(workdir: str, name: str) -> GroupFolder:
+    """Return the folder of a group, ``SWEEP/K``, on this host."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise LaunchError(f"{name!r} is no group")
+    return GroupFolder(os.path.join(workdir, "runs", SWEEPS, found[1], "groups", found[2]))
+
+
+def has_begun(folder: GroupFolder) -> bool:
+    """Return whether a pool has told that it has the group's runs."""
+    return any(each["state"] == RunState.PENDING.value for each in folder.events())
+
+
+class Pools:
+    """Which pools of this host live, each looked at once."""
+
+    def __init__(self, workdir: str) -> None:
+        """Look at none yet."""
+        self._workdir = workdir
+        self._live: dict[str, bool] = {}
+
+    def has(self, folder: RunFolder, name: str) -> bool:
+        """Return whether who is to start a run lives: its pool, or who has just claimed it."""
+        if not name or launched(folder):
+            return False
+        if name not in self._live:
+            of = group(self._workdir, name)
+            told = [each for each in of.events() if each["state"] == RunState.PENDING.value]
+            self._live[name] = bool(told) and alive(told[-1], of.file("heartbeat"))
+        return self._live[name] or is_on_its_way(folder)
+
+
+def _texts(
+    files: list[tuple[str, int, int]], body: bytes, at: int
+) -> tuple[list[tuple[str, int, str]], int]:
+    """Return path, mode and text of files that lie one after another, and where the last ends."""
+    found = []
+    for path, mode, size in files:
+        found.append((path, mode, body[at : at + size].decode("utf-8", "surrogateescape")))
+        at += size
+    return found, at
+
+
+def _write(top: str, files: list[tuple[str, int, str]]) -> None:
+    for path, mode, text in files:
+        target = os.path.normpath(os.path.join(top, path))
+        if not target.startswith(f"{top}/"):
+            raise LaunchError(f"{path}: not in the folder that it is for")
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        write_atomically(target, text, mode)
