@@ -58,6 +58,9 @@ def prepare(request: Request, rerun_of: RecordedRun | None = None) -> Prepared:
     """
     from launcher import app, config  # noqa: PLC0415 - Hydra is imported to submit, not to list
 
+    for word in request.overrides:
+        if word.startswith("sweep."):
+            raise ConfigError(f"{word}: is of a sweep", hint="-m launches one.")
     job, secrets = config.resolve(app.compose(request), request.overrides)
     if rerun_of is None:
         return prepared(job, secrets)
@@ -202,7 +205,7 @@ def _in_commits(text: str) -> RecordedRun | None:
 
 
 def find(there: Store, text: str) -> RunFolder | SweepFolder:
-    """Return the run or the sweep that an id or a prefix of it names; @last is a run."""
+    """Return the run or the sweep that an id or a prefix of it names, or @last."""
     from launcher.sweep.status import named  # noqa: PLC0415
 
     try:

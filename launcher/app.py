@@ -21,6 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from launcher import overrides, schema
 from launcher.errors import ConfigError, nearest
@@ -55,7 +56,7 @@ def compose(request: Request) -> DictConfig:
         check(word, request)
     try:
         config = _composed(request, words)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise _explained(error, request, words) from error
     for key, value in request.values.items():
         if f"{key}={value}" not in chosen:
@@ -72,6 +73,11 @@ def check(word: str, request: Request) -> None:
         raise ConfigError(f"{word}: an option is needed", hint=overrides.OPTIONS[key])
     if key.startswith("hydra.") or (mark and not overrides.is_free(key)):
         raise _unknown_key(key, value or "", request)
+    if key == "sweep.params" or key.startswith("sweep.params."):
+        raise ConfigError(
+            f"{word}: sweep.params belongs into a file of conf/experiment/",
+            hint="At the prompt a sweep is typed: -m nodes=1,2",
+        )
     if key == "experiment" and request.recorded is not None:
         raise ConfigError(
             f"{word}: a rerun starts from the recorded configuration",
@@ -157,12 +163,18 @@ def _set(config: DictConfig, key: str, value: Any) -> None:
 
 
 def _explained(error: Exception, request: Request, words: list[str]) -> ConfigError:
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return ConfigError(
-            f"{group}={option}: there is no such option",
-            hint=nearest(option, error.options) + f"Allowed: {', '.join(sorted(error.options))}.",
-        )
+    """Return the error of a composition that failed."""
+    return _of_grammar(error) or _of_a_key(error, request, words)
+
+
+def _of_grammar(error: Exception) -> ConfigError | None:
+    """Return the error for what could not even be read."""
+    found = re.match(r"Sweep parameters '\+*(.*)' requires --multirun", str(error))
+    if found:
+        return ConfigError(f"{found[1]}: is a sweep", hint="-m launches one.")
+    if isinstance(error, YAMLError):
+        told = re.sub(r"\s+", " ", str(error))
+        return ConfigError(f"a configuration file is no YAML: {told}", hint="Mend that file.")
     if isinstance(error, OverrideParseException):
         return ConfigError(
             f"{error.override.lstrip('+')}: this override cannot be read",
@@ -176,6 +188,17 @@ def _explained(error: Exception, request: Request, words: list[str]) -> ConfigEr
             hint="-m launches one. Quote it for one text, key='\"a,b\"', or bracket it for a list, "
             "key=[a,b].",
         )
+    return None
+
+
+def _of_a_key(error: Exception, request: Request, words: list[str]) -> ConfigError:
+    """Return the error for a key, an option or a value."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return ConfigError(
+            f"{group}={option}: there is no such option",
+            hint=nearest(option, error.options) + f"Allowed: {', '.join(sorted(error.options))}.",
+        )
     key = _faulty_key(error)
     for word in words:
         _, name, value = overrides.parts(word)
@@ -183,7 +206,9 @@ def _explained(error: Exception, request: Request, words: list[str]) -> ConfigEr
             if "merging override" in str(error):
                 return _wrong_value(key, value or "", error.__cause__ or error)
             return _unknown_key(key, value or "", request)
-    return ConfigError(_first_line(error), hint="launcher help lists the keys.")
+    first, second = (*str(error).strip().split("\n"), "")[:2]
+    within = f"{first} {second.strip()}" if first.startswith("In '") else first
+    return ConfigError(within, hint="launcher help lists the keys.")
 
 
 def _faulty_key(error: Exception) -> str:

@@ -165,8 +165,12 @@ def _settle(run: Open, view: View) -> RunStatus:
     result = judge(run.folder, run.folder.ranks(), 0, view.state.value)
     result |= {"reason": view.reason, "job_id": view.job_id, **(view.details or {})}
     started = _started(run)
+    # Nothing was run of one that was cancelled while it waited, so none is committed: a thousand
+    # are cancelled at once.
+    nothing = view.state is RunState.CANCELLED and started is None
+    commit = (lambda *_: None) if nothing else record_outcome
     if os.stat(run.folder.path).st_uid == os.getuid():
-        conclude(run.folder, run.record, result, record_outcome, started=started, insist=False)
+        conclude(run.folder, run.record, result, commit, started=started, insist=False)
         run = read(run.folder)
     return _ended(run) or _status(run, {**run.last, **result, "time": time.time()}, {})
 

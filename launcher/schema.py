@@ -89,7 +89,7 @@ class LaunchConf:
     data: Dict[str, Any] = field(
         default_factory=dict
     )  # name: {path: ...}, see ${data:name}; upload: true sends it to hosts of ssh, no others
-    wait: Optional[bool] = None  # true: follow to the end; null: on this machine only
+    wait: Optional[bool] = None  # true: follow to the end; null: one run on this machine only
     detach: Optional[bool] = None  # the same the other way round: true is wait=false
 
 

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from launcher.process import Running
 
 _WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-_STEP_S = 0.05  # between two looks at ranks that are ending
-_KILL_S = 1.0  # for SIGKILL to reach the ranks
+_STEP_S, _KILL_S = 0.05, 1.0  # between two looks at ranks that are ending; for SIGKILL
 _HEARD_S = 2.0  # for the word of a rank that has just started
 _FAREWELL_S = 2.0  # for mpirun or srun to end after their ranks have
 _BUILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "environment", "here.py")
@@ -67,9 +66,10 @@ class Supervisor:
         self.folder.event(RunState.RUNNING, **this_process(), **self.attempt.where())
         os.makedirs(self.folder.file("logs"), exist_ok=True)
         self.folder.forget_ranks()
+        self.ending = self.attempt.refused()
         with _log(self.folder) as log:
-            self.ending = self.attempt.refused()
             status = 1 if self.ending else self._steps(log)
+        self._prepare_for_the_end()  # where there was no step
         self.control.close()
         result = outcome.judge(
             self.folder, self.control.ranks(), status, self.ending.state if self.ending else ""

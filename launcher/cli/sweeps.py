@@ -143,7 +143,7 @@ def plot(argv: Sequence[str]) -> int:
     options_of.add_argument("--group-by", metavar="NAME", help="what varies: a colour a value")
     options_of.add_argument("--log-x", action="store_true", help="a logarithmic axis")
     options_of.add_argument("--log-y", action="store_true", help="a logarithmic axis")
-    options_of.add_argument("--out", metavar="FILE", help="default: SWEEP-Y-by-X.png, here")
+    options_of.add_argument("--out", metavar="FILE", help="default: in the sweep's folder")
     options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
     options = options_of.parse_args(argv)
     sweep = Sweeps(api.store(options.runs_dir)).find(options.sweep)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 RUN_HELP = "a run's id, a unique prefix of one, or @last"
-RUN_OR_SWEEP_HELP = "the id of a run or of a sweep, a unique prefix of one, or @last, a run"
+RUN_OR_SWEEP_HELP = "the id of a run or of a sweep, a unique prefix of one, or @last"
 SWEEP_HELP = "a sweep's id, a unique prefix of one, or @last"
 RUNS_DIR_HELP = "where the runs are (default: LAUNCHER_RUNS or ./runs)"
 

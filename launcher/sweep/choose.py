@@ -19,7 +19,7 @@ from launcher.plan import late
 from launcher.sweep.plan import signature
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from launcher.git import Place
     from launcher.snapshot import Snapshot
@@ -41,12 +41,14 @@ class Content:
 class Choice:
     """What is to be done, by signature: ``new`` are launched; ``kept`` have a run that stays.
 
-    ``runs``: the latest run of each that has had one, the new ones too.
+    ``runs``: the latest run of each that has had one, the new ones too. ``changed``: how many new
+    ones had a run of the same values, of other content.
     """
 
     new: Mapping[str, Draft]
     kept: Mapping[str, RunStatus]
     runs: Mapping[str, str]
+    changed: int
 
 
 def content(
@@ -109,8 +111,11 @@ def choose(
     """
     wanted = {*signatures}
     last: dict[str, str] = {}
+    seen: set[tuple[tuple[str, str], ...]] = set()  # what varied, of all points that have run
     for folder in sweeps.all():
-        last |= {e.signature: e.run for e in folder.entries() if e.run and e.signature in wanted}
+        run = [entry for entry in folder.entries() if entry.run]
+        last |= {entry.signature: entry.run for entry in run if entry.signature in wanted}
+        seen |= {tuple(sorted(entry.values.items())) for entry in run}
     statuses = Looks(sweeps.store, last.values()).now()
     kept: dict[str, RunStatus] = {}
     first: dict[str, Draft] = {}
@@ -123,7 +128,8 @@ def choose(
             kept[name] = status
         else:
             again.setdefault(name, draft)
-    return Choice(new={**first, **again}, kept=kept, runs=last)
+    changed = sum(tuple(sorted(each.values.items())) in seen for each in first.values())
+    return Choice(new={**first, **again}, kept=kept, runs=last, changed=changed)
 
 
 def _stays(status: RunStatus, policy: str) -> bool:
@@ -143,11 +149,17 @@ def _has_outputs(draft: Draft, status: RunStatus, sweeps: Sweeps) -> bool:
     return os.path.isdir(sweeps.store.folder(status.id).file("outputs"))
 
 
-def told(choice: Choice, policy: str) -> str:
-    """Return in a line which points are not launched, and why."""
+def told(choice: Choice, policy: str) -> Iterator[str]:
+    """Yield which points are not launched, and which are although there was one like them."""
+    if choice.changed:
+        like = "point" if choice.changed == 1 else "points"
+        yield (
+            f"launcher: {choice.changed} {like} ran before with other code, configuration, "
+            "environment or data, and so is new (any file of the source directory counts)"
+        )
+    if not choice.kept:
+        return
     states = Counter(status.state.value for status in choice.kept.values())
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
     points = "1 point is" if len(choice.kept) == 1 else f"{len(choice.kept)} points are"
-    return (
-        f"launcher: {points} there already ({counts}): not launched again (rerun_policy={policy})"
-    )
+    yield f"launcher: {points} there already ({counts}): not launched again (rerun_policy={policy})"

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 # How a run is called, where it is put and how it is queued does not decide how it ends.
 _NOT_CONTENT = ("name", "runs_dir", "source_directory", "wait", "detach")
-_PLACES = ("max_parallel", "hosts", "ssh_config")  # of compute: a host that is lost may be left out
+_NOT_COMPUTED_WITH = (
+    *("max_parallel", "comment", "mail_type", "mail_user"),
+    *("hosts", "ssh_config"),  # so that one that is lost may be left out, or given more slots
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +186,6 @@ def signature(draft: Draft, content: Mapping[str, Any]) -> str:
     config = {key: each for key, each in draft.job.config.items() if key not in _NOT_CONTENT}
     if draft.job.application is not None:
         config["script_params"] = draft.job.application.identity
-    compute = {key: each for key, each in config["compute"].items() if key not in _PLACES}
+    compute = {k: each for k, each in config["compute"].items() if k not in _NOT_COMPUTED_WITH}
     text = json.dumps({**config, "compute": compute, **content}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

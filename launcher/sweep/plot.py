@@ -84,7 +84,8 @@ def draw(sweep: SweepFolder, asked: Request, say: Callable[[str], object]) -> st
     _fill(axes, made, asked)
     axes.set_title(f"{sweep.record().name} ({sweep.id})")
     name = re.sub(r"[^\w.-]", "_", f"{sweep.id}-{asked.y}-by-{asked.x}.png")
-    path = os.path.abspath(asked.out or name)
+    # Not in the current folder, where it would make another source tree, and new points, of it.
+    path = os.path.abspath(asked.out or sweep.file(name))
     try:
         figure.savefig(path, dpi=150)
     except ValueError as error:

@@ -73,6 +73,13 @@ def expand(request: app.Request, settings: Mapping[str, Any]) -> tuple[Point, ..
     rows = _grid(steps) if samples is None else _sampled(steps, int(samples), seed)
     if settings["points"] is not None:
         lines = _lines(str(settings["points"]))
+        given = {value[0] for line in lines for _, value in line if value is not None}
+        twice = next((axis.name for axis in every if axis.varies and axis.name in given), "")
+        if twice:
+            raise ConfigError(
+                f"{twice}: varies at the prompt, and is in {settings['points']} too",
+                hint="The file's values would win: take it out of one of them.",
+            )
         rows = ((*row, *line) for row in rows for line in lines)
     points: dict[tuple[str, ...], Point] = {}
     for row in rows:

@@ -36,6 +36,7 @@ def prepare(request: Request) -> Sweep:
     points = expand(request, settings)
     drafts: list[Draft] = []
     left: list[Left] = []
+    hints: list[str] = []
     for point in points:
         try:
             values = composer.values(point.overrides)
@@ -44,12 +45,11 @@ def prepare(request: Request) -> Sweep:
             drafts.append(draft)
         except (ConfigError, PlanError) as error:
             if not settings["skip_invalid"]:
-                raise _named(error, point, len(points)) from error
+                raise _named(error, point, len(points), others=bool(drafts)) from error
             left.append(Left(number=point.number, values=_values(point), reason=error.message))
+            hints.append(error.hint)
     if not drafts:
-        raise ConfigError(
-            f"no point can be launched: {left[0].reason}", hint="launcher plan -m shows them all."
-        )
+        raise ConfigError(f"no point can be launched: {left[0].reason}", hint=hints[0])
     return _sweep(request, drafts, left, places.sources, settings["rerun_policy"])
 
 
@@ -73,7 +73,7 @@ def _sweep(
         name=names[0] if len(names) == 1 else f"{names[0]}-and-more",
         runs_dir=folders.pop(),
         overrides=tuple(variables.masked(each, known) for each in request.overrides),
-        keys=tuple(drafts[0].values),
+        keys=tuple(dict.fromkeys(key for draft in drafts for key in draft.values)),
         rerun_policy=policy,
         wait=any(
             draft.job.config.get("wait") or draft.job.config.get("detach") is False
@@ -102,13 +102,13 @@ def _values(point: Point) -> dict[str, str]:
     return dict(point.varying)
 
 
-def _named(error: LaunchError, point: Point, count: int) -> LaunchError:
-    """Return the error with the point that it is about."""
+def _named(error: LaunchError, point: Point, count: int, *, others: bool) -> LaunchError:
+    """Return the error with the point that it is about; ``others`` can be launched."""
     if count == 1:
         return error
     words = " ".join(f"{key}={value}" for key, value in point.varying)
-    then = "Nothing was queued; sweep.skip_invalid=true leaves such points out."
+    leave = "; sweep.skip_invalid=true leaves such points out" if others else ""
     return type(error)(
         f"point {point.number} of {count} ({words}): {error.message}",
-        hint=f"{error.hint} {then}".strip(),
+        hint=f"{error.hint}\n  Nothing was queued{leave}.".strip(),
     )

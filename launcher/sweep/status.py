@@ -159,7 +159,10 @@ def _ended(store: Store) -> dict[str, str]:
 
 
 def named(store: Store, text: str) -> RunFolder | SweepFolder:
-    """Return the run or the sweep that an id or a prefix names; ``@last`` is a run."""
+    """Return the run or the sweep that an id or a prefix names; @last: what was launched last."""
+    if text == "@last":
+        last = store.last()
+        return Sweeps(store).folder(last.record().sweep) if last.record().sweep else last
     sweep = _the_sweep(store, text, [each for each in store.ids() if each.startswith(text)])
     return Sweeps(store).folder(sweep) if sweep else store.find(text)
 

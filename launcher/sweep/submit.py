@@ -79,8 +79,8 @@ def submit(sweep: Sweep, say: Callable[[str], None]) -> Queued:
         for folder in sweeps.all():
             heal.heal(folder)
         choice = choose(sweep.drafts, made.signatures, sweeps, sweep.rerun_policy)
-        if choice.kept:
-            say(told(choice, sweep.rerun_policy))
+        for line in told(choice, sweep.rerun_policy):
+            say(line)
         there = room(choice.new)
         digest = hashlib.sha256("".join(made.signatures).encode()).hexdigest()[:32]
         same = next((each for each in sweeps.all() if each.record().digest == digest), None)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.real.conftest import events, log, state, until
 from tests.real.slurm import (
+    FINAL,
     SINGLE,
     STUBBORN,
     TWO_NODES,
@@ -53,6 +54,18 @@ def test_cancel_while_it_waits(user: UserProject) -> None:
     assert user.queued() == []
     assert user.shown(run) == "CANCELLED"
     assert not (run / "logs" / "rank-0.log").exists()
+
+
+def test_cancel_while_it_starts(user: UserProject) -> None:
+    """The scheduler starts what was cancelled a moment before: it says so, and runs nothing."""
+    user.write("train.py", "print('ran')\n")
+    run = user.submit(*SINGLE, "compute.extra={hold: true}")
+    (run / "cancel").touch()
+    user.ask("scontrol", "release", str(events(run)[-1]["job_id"]))
+    until(lambda: state(run) in FINAL)
+    assert state(run) == "CANCELLED"
+    assert not (run / "logs" / "rank-0.log").exists()
+    assert "failed" not in user.launch("show", run.name).stdout
 
 
 def test_cancel_while_it_runs_gives_ranks_their_grace(user: UserProject) -> None:

@@ -213,7 +213,7 @@ def test_a_sweep_is_plotted(project: Project) -> None:
     sweep_of(project, "script_params.lr", ["0.3", "0.06"])
     project.launch("wait", SWEEP)
     done = project.launch("plot", "--x", "lr", "--y", "accuracy", "--log-x")
-    path = project.path / f"{SWEEP}-accuracy-by-lr.png"
+    path = project.path / "runs" / ".sweeps" / SWEEP / f"{SWEEP}-accuracy-by-lr.png"
     assert (done.returncode, done.stdout) == (0, f"{path}\n"), done.stderr
     assert done.stderr == "launcher: 1 of 3 points left out, no accuracy: 2\n"
     assert path.read_bytes().startswith(b"\x89PNG")
