@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 
 # How a run is called, where it is put and how it is queued does not decide how it ends.
 _NOT_CONTENT = ("name", "runs_dir", "source_directory", "wait", "detach")
-# Of compute; a host that is lost may be left out.
 _NOT_COMPUTED_WITH = (
-    *("max_parallel", "hosts", "ssh_config"),
-    *("comment", "mail_type", "mail_user"),
+    *("max_parallel", "comment", "mail_type", "mail_user"),
+    *("hosts", "ssh_config"),  # so that one that is lost may be left out, or given more slots
 )
 
 

@@ -57,10 +57,13 @@ def sweep(hosts: SshHosts, seconds: float) -> tuple[float, float]:
     on = f"[{{host: hosta, slots: {SLOTS}}}, {{host: hostb, slots: {SLOTS}}}]"
     words = ("-m", "compute=ssh", f"compute.hosts={on}", f"compute.ssh_config={hosts.config}")
     words += ("entry_script=train.py", "environment.torch=null", f"script_params.s={seconds}")
-    argv = (sys.executable, "-m", "launcher", *words, f"script_params.n=range({RUNS})", "wait=true")
+    launcher = (sys.executable, "-m", "launcher")
+    argv = (*launcher, *words, f"script_params.n=range({RUNS})")
     begun = time.time()
-    subprocess.run(argv, cwd=path, check=True, capture_output=True)
-    logs = (path / "runs").glob("*/logs/rank-0.log")
+    done = subprocess.run(argv, cwd=path, check=True, capture_output=True, text=True)
+    name = done.stdout.strip()
+    subprocess.run((*launcher, "wait", name), cwd=path, check=True, capture_output=True)
+    logs = (path / "runs").glob(f"{name}-*/logs/rank-0.log")
     told = [tuple(map(float, log.read_text().split())) for log in logs]
     first, last = (pick(each[0] for each in told) for pick in (min, max))
     busy = sum(min(last, ended) - start for start, ended in told)
