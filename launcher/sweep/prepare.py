@@ -32,7 +32,7 @@ def prepare(request: Request) -> Sweep:
     (sweep.skip_invalid).
     """
     composer, places, planner = Composer(request), Places(), Planner()
-    settings = composer.settings(first(request))
+    settings = _settings(composer, first(request))
     points = expand(request, settings)
     drafts: list[Draft] = []
     left: list[Left] = []
@@ -51,6 +51,20 @@ def prepare(request: Request) -> Sweep:
     if not drafts:
         raise ConfigError(f"no point can be launched: {left[0].reason}", hint=hints[0])
     return _sweep(request, drafts, left, places.sources, settings["rerun_policy"])
+
+
+def _settings(composer: Composer, words: tuple[str, ...]) -> dict[str, Any]:
+    """Return the section ``sweep`` of the first point, or what was typed of it where that is wrong.
+
+    ConfigError: it is wrong, and wrong points are not to be left out.
+    """
+    try:
+        return composer.settings(words)
+    except ConfigError:
+        typed = composer.settings(tuple(each for each in words if each.startswith("sweep.")))
+        if not typed["skip_invalid"]:
+            raise
+        return typed
 
 
 def _sweep(

@@ -275,3 +275,36 @@ def test_from_python(lab: Project) -> None:
     assert again.cancel() == {"SUCCEEDED": 2}  # what has ended is left alone
     with pytest.raises(launcher.LaunchError, match="procs_per_node=0"):
         launcher.submit_sweep(*words, "procs_per_node=0", entry_script="train.py")
+
+
+def test_points_that_cannot_be_are_left_out_wherever_they_stand(lab: Project) -> None:
+    let_go(lab)
+    good = "# @package _global_\nscript_params: {until: 'open:1'}\n"
+    lab.write("conf/experiment/good.yaml", good)
+    lab.write("conf/experiment/typo.yaml", "# @package _global_\nnodez: 1\n")
+    lab.write("conf/experiment/yam.yaml", "# @package _global_\nscript_params: {until: 1\n")
+    words = ("-m", *PLAIN, SMALL, "entry_script=train.py", "experiment=yam,typo,good")
+    refused = lab.launch(*words)
+    assert refused.returncode == 2
+    assert "no YAML" in refused.stderr
+    assert "yam.yaml" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    done = lab.launch(*words, "sweep.skip_invalid=true", "wait=true")
+    assert done.returncode == 0, done.stderr
+    assert "left out: point 1 (experiment=typo): In 'experiment/typo'" in done.stderr
+    assert "nodez" in done.stderr
+    assert len(lab.runs) == 1
+    for word, told in (
+        ("sweep.samples=3", "is of a sweep"),
+        ("script_params.lr=interval(0,1)", "is a sweep"),
+    ):
+        one = lab.launch(*PLAIN, "entry_script=train.py", word)
+        assert one.returncode == 2
+        assert told in one.stderr
+    file = lab.write("points.jsonl", '{"script_params.lr": 5}\n')
+    both = lab.launch(
+        "-m", *PLAIN, "entry_script=train.py", f"sweep.points={file}", "script_params.lr=1,2"
+    )
+    assert "script_params.lr: varies at the prompt" in both.stderr
+    own = lab.launch("-m", *PLAIN, "entry_script=train.py", "sweep.params.nodes='1,2'")
+    assert "belongs into a file" in own.stderr
