@@ -190,9 +190,12 @@ def test_a_run_goes_on_while_slurm_does_not_answer(no_controller: UserProject) -
 
 # ------------------------------------------------------------------ a full disk
 
+# Fills the disk once what it has printed is in its log.
 FILLS = (
-    "import os, sys\nfrom launcher import report\nreport(step=0, loss=0.5)\n"
+    "import os, sys, time\nfrom launcher import report\nreport(step=0, loss=0.5)\n"
     "print('ready', flush=True)\n"
+    "log = os.environ['LAUNCHER_RUN_DIR'] + '/logs/rank-0.log'\n"
+    "while not (os.path.exists(log) and os.path.getsize(log)): time.sleep(0.01)\n"
     "with open(os.environ['LAUNCHER_OUTPUT_DIR'] + '/big', 'wb', buffering=0) as file:\n"
     "    while True: file.write(bytes(1 << 16))\n"
 )
