@@ -28,7 +28,7 @@ WRITES = "import os\nopen(os.environ['LAUNCHER_OUTPUT_DIR'] + '/result', 'w').wr
 def blank(hosts: SshHosts) -> SshHosts:
     """Hosts of whose disks nothing of the launcher's is left."""
     for host in hosts.all:
-        there(hosts, host.name, "rm -rf .launcher precious")
+        there(hosts, host.name, "rm -rf .launcher precious on")
     return hosts
 
 
