@@ -95,7 +95,8 @@ def _known(function: TaskFunction) -> Entry | None:
     name, module = getattr(function, "__name__", ""), getattr(function, "__module__", "")
     if path is not None and _decorated(main, name) is function and module == "__main__":
         spec = getattr(main, "__spec__", None)
-        script = os.path.abspath(path) if spec is None else f"-m {_plain(str(spec.name))}"
+        named = "" if spec is None else str(spec.name).removesuffix(".__main__")
+        script = f"-m {named}" if named else os.path.abspath(path)
         return Entry(entry_script=script, words=_words())
     if _decorated(sys.modules.get(module), name) is function:  # a console script's
         return Entry(entry_script=f"-m {_CALL}", words=(f"{module}:{name}", *_words()))
@@ -105,10 +106,6 @@ def _known(function: TaskFunction) -> Entry | None:
 def _decorated(module: ModuleType | None, name: str) -> object:
     """Return what ``@hydra.main`` decorates under that name."""
     return getattr(getattr(module, name, None), "__wrapped__", None)
-
-
-def _plain(module: str) -> str:
-    return module.removesuffix(".__main__")
 
 
 def _words() -> tuple[str, ...]:

@@ -60,11 +60,8 @@ STUBBORN = (
 
 
 @dataclass(frozen=True)
-class UserProject(Project):
-    """The plain user's project folder on a cluster's shared file system."""
-
-    cluster: Cluster
-    venv: Path
+class GivenProject(Project):
+    """A project folder whose files are the plain user's."""
 
     def write(self, name: str, text: str) -> Path:
         path = super().write(name, text)
@@ -74,6 +71,14 @@ class UserProject(Project):
     def copy_example(self, name: str) -> None:
         super().copy_example(name)
         give(self.path)
+
+
+@dataclass(frozen=True)
+class UserProject(GivenProject):
+    """The plain user's project folder on a cluster's shared file system."""
+
+    cluster: Cluster
+    venv: Path
 
     @property
     def env(self) -> dict[str, str]:

@@ -12,8 +12,8 @@ import pytest
 
 from tests.cluster.host import ENVIRONMENT
 from tests.cluster.user import give
-from tests.conftest import Project
 from tests.real.conftest import events, log, until
+from tests.real.slurm import GivenProject
 from tests.real.slurm_install import LASTING, pip_variables, share_wheels
 
 if TYPE_CHECKING:
@@ -30,20 +30,11 @@ TWO_HOSTS = (*RANKS, "compute.hosts=[hosta,hostb]", "nodes=2", "procs_per_node=2
 
 
 @dataclass(frozen=True)
-class SshProject(Project):
+class SshProject(GivenProject):
     """The plain user's project folder on this machine; root is who is nobody on the hosts."""
 
     hosts: SshHosts
     venv: Path
-
-    def write(self, name: str, text: str) -> Path:
-        path = super().write(name, text)
-        give(self.path / name.partition("/")[0])
-        return path
-
-    def copy_example(self, name: str) -> None:
-        super().copy_example(name)
-        give(self.path)
 
     @property
     def env(self) -> dict[str, str]:
