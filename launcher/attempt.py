@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from launcher.cores import LEASED
 from launcher.job import RunState
+from launcher.pool.cores import LEASED
 from launcher.slurm.inside import Allocation
 from launcher.slurm.refusal import passes
 

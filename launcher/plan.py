@@ -33,7 +33,7 @@ _OWN = {
     "LAUNCHER_CONTROL_HOST": ShellExpr('"${LAUNCHER_CONTROL_HOST:-}"'),
 }
 _SUPPORT = {"bootstrap.py": "bootstrap.py", "guard.py": "guard.py", "stage.py": "stage.py"}
-_BY_CONTENT = {"objects.py": "ssh/objects.py"}  # where each host makes the code by itself
+_BY_CONTENT = {"objects.py": "ssh/agent/objects.py"}  # where each host makes the code by itself
 # Where a Hydra application's own configuration says hydra/launcher=training, it is composed so in
 # each rank too. Path -> source.
 _PLUGIN = "hydra_plugins/training_launcher/__init__.py"

@@ -188,7 +188,7 @@ def _queued(run: Open, pools: dict[str, bool]) -> View:
         pools[name] = alive(run.last, group.file("heartbeat"))
     if pools[name]:
         return View(holds=True)
-    from launcher.claim import is_on_its_way  # noqa: PLC0415 - seldom
+    from launcher.pool.claim import is_on_its_way  # noqa: PLC0415 - seldom
 
     if is_on_its_way(run.folder):
         return View(holds=True)
@@ -198,7 +198,7 @@ def _queued(run: Open, pools: dict[str, bool]) -> View:
 def _cancel(run: Open, commit: Callable[..., object]) -> bool:
     """Return whether a run that waits has ended so; False: it is being started."""
     from launcher import outcome  # noqa: PLC0415 - seldom
-    from launcher.claim import claim  # noqa: PLC0415
+    from launcher.pool.claim import claim  # noqa: PLC0415
 
     try:
         claimed = claim(run.folder)

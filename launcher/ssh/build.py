@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from launcher.ssh.agent.environments import asked
 from launcher.ssh.carry import carry
 from launcher.ssh.connection import everywhere
-from launcher.ssh.provided import asked
 from launcher.ssh.ready import of_run
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def on_hosts(
 def build(channels: Sequence[Channel], asks: dict[str, Any], say: Callable[[str], None]) -> str:
     """Return the lock of the environment that all hosts have when this returns.
 
-    ``asks``: as ``launcher.ssh.provided.asked`` says it. Where Horovod is wanted, the first host
+    ``asks``: as ``environments.asked`` says it. Where Horovod is wanted, the first host
     builds its wheel, and the others of its kind have it from there. SubmitError names the host.
     """
 

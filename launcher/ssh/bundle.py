@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from launcher.environment import answers
 from launcher.environment.installed import installed
-from launcher.ssh.objects import name_of, tree_of
+from launcher.ssh.agent.objects import name_of, tree_of
 from launcher.ssh.travel import Tree
 
 if TYPE_CHECKING:

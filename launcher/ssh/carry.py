@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from launcher.data import Dataset, there
 from launcher.errors import ConfigError, SubmitError
 from launcher.show import amount, bytes_text
+from launcher.ssh.agent.manifest import LINK, contents, entries, extent
+from launcher.ssh.agent.objects import changed
 from launcher.ssh.connection import everywhere
 from launcher.ssh.dataset import listing, pieces, remembered
-from launcher.ssh.manifest import LINK, contents, entries, extent
-from launcher.ssh.objects import changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from launcher.errors import LaunchError, SubmitError
-from launcher.ssh.agent import MARK
+from launcher.ssh.agent.serve import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -28,8 +28,8 @@ class LostError(SubmitError):
 
 def sources() -> bytes:
     """Return what the other end's Python reads before any request: the agent."""
-    here = Path(__file__).parent
-    agent = (here / "agent.py").read_bytes() + b"\nmain()\n"
+    here = Path(__file__).parent / "agent"
+    agent = (here / "serve.py").read_bytes() + b"\nmain()\n"
     objects = (here / "objects.py").read_bytes()
     return b"%d\n%b%d\n%b" % (len(agent), agent, len(objects), objects)
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from launcher.environment import answers
 from launcher.errors import ConfigError
 from launcher.show import bytes_text
-from launcher.ssh.manifest import FILE, FOLDER, LINK, PROGRAM
-from launcher.ssh.objects import tree_of
+from launcher.ssh.agent.manifest import FILE, FOLDER, LINK, PROGRAM
+from launcher.ssh.agent.objects import tree_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,7 +61,7 @@ class Listing:
     place: Place
     found: Mapping[bytes, Found]  # by path in the tree
     names: Mapping[bytes, str]  # digests of what files hold
-    text: bytes  # the tree, as launcher.ssh.manifest describes it
+    text: bytes  # the tree, as launcher.ssh.agent.manifest describes it
 
     @property
     def digest(self) -> str:

@@ -15,9 +15,9 @@ from launcher.compute.ssh import between
 from launcher.errors import LaunchError, SubmitError
 from launcher.hosts import Hosts
 from launcher.ssh import explained
+from launcher.ssh.agent.environments import asked
 from launcher.ssh.connection import forget, side_by_side, within
 from launcher.ssh.look import host_of
-from launcher.ssh.provided import asked
 from launcher.ssh.ready import ready
 from launcher.ssh.taught import taught, ways_of
 from launcher.ssh.verdict import Fault, Needs, Told, differences, faults_of

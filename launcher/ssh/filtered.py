@@ -12,7 +12,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from launcher.git import git, output
-from launcher.ssh.objects import name_of
+from launcher.ssh.agent.objects import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -26,7 +26,7 @@ _NONE = ("unspecified", "unset", "lf")
 def changes(source: Snapshot, text: bytes) -> dict[bytes, str]:
     """Return for each file that a checkout changes the name of what it then holds.
 
-    ``text``: the source directory as ``launcher.ssh.objects`` lists it.
+    ``text``: the source directory as ``launcher.ssh.agent.objects`` lists it.
     """
     paths = [line.split(b" ", 2)[2] for line in text.split(b"\0")[:-1]]
     if not source.prefix and not any(path.endswith(b".gitattributes") for path in paths):

@@ -13,10 +13,10 @@ from launcher.errors import ConfigError, PlanError, ProvisionError
 from launcher.hosts import Host, Hosts
 from launcher.job import Facts
 from launcher.processes import this_process
+from launcher.ssh.agent.environments import asked
 from launcher.ssh.bundle import bundle
 from launcher.ssh.carry import looked
 from launcher.ssh.connection import Target, also_known, everywhere, settings
-from launcher.ssh.provided import asked
 from launcher.ssh.ready import ready
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ def taught(way: Target, *modules: str) -> Channel:
     """
     channel = connected(way)
     for name in modules:
-        source = (Path(__file__).parent / f"{name}.py").read_bytes()
-        channel.ask("learn", source, name=f"{__package__}.{name}")
+        source = (Path(__file__).parent / "agent" / f"{name}.py").read_bytes()
+        channel.ask("learn", source, name=f"{__package__}.agent.{name}")
     return channel
 
 

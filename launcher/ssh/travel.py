@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.errors import SubmitError
 from launcher.git import blobs, git, output
 from launcher.ssh import filtered
-from launcher.ssh.objects import changed, tree_of
+from launcher.ssh.agent.objects import changed, tree_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -29,7 +29,7 @@ class Tree:
     """Files with their names: as a host keeps them, and where they come from."""
 
     name: str
-    text: bytes  # as launcher.ssh.objects describes it
+    text: bytes  # as launcher.ssh.agent.objects describes it
     read: Callable[[Sequence[str]], Generator[bytes, None, None]]  # objects by name, in order
     base: Callable[[Sequence[str]], tuple[str, bytes]]  # of these trees one that is known here
 

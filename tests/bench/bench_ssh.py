@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import snapshot
+from launcher.ssh.agent.objects import Objects
 from launcher.ssh.connection import Target, everywhere
-from launcher.ssh.objects import Objects
 from launcher.ssh.ready import ready
 from launcher.ssh.travel import Tree, bring, code
 from tests.cluster.ssh_hosts import SshHosts

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 HOME = f"/home/{USER}"
 NOBODY = 65534
-HOLD = ("/usr/bin/python3", "-I", "-S", f"{HOME}/lib/launcher/ssh/hold.py")
+HOLD = ("/usr/bin/python3", "-I", "-S", f"{HOME}/lib/launcher/pool/hold.py")
 _numbers = itertools.count()
 
 # Writes down the names that its own open sockets have, and works for as long as its run says: so

@@ -28,7 +28,7 @@ WRITES = "import os\nopen(os.environ['LAUNCHER_OUTPUT_DIR'] + '/result', 'w').wr
 def blank(hosts: SshHosts) -> SshHosts:
     """Hosts of whose disks nothing of the launcher's is left."""
     for host in hosts.all:
-        there(hosts, host.name, "rm -rf .launcher precious on")
+        there(hosts, host.name, "chmod -R u+w .launcher 2>/dev/null; rm -rf .launcher precious on")
     return hosts
 
 

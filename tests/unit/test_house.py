@@ -68,8 +68,8 @@ def test_what_runs_beside_the_script_needs_the_standard_library_only(path: str) 
 @pytest.mark.parametrize(
     "module",
     [
-        *("launcher", "launcher.supervisor", "launcher.run", "launcher.pool"),
-        *("launcher.ssh.elsewhere", "launcher.ssh.hold", "launcher.ssh.keep"),
+        *("launcher", "launcher.supervisor", "launcher.run", "launcher.pool.pool"),
+        *("launcher.pool.elsewhere", "launcher.pool.hold", "launcher.pool.keep"),
     ],
 )
 def test_what_runs_without_hydra_imports_the_standard_library_only(module: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.ssh.objects import (
+from launcher.ssh.agent.objects import (
     Broken,
     Code,
     Objects,

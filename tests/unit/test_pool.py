@@ -14,17 +14,16 @@ from typing import Any
 
 import pytest
 
-from launcher import pool
-from launcher.claim import claim
 from launcher.compute.local import Local
-from launcher.cores import LEASED, Leases, devices, share
 from launcher.environment.locate import Prefix
 from launcher.errors import PlanError
 from launcher.job import Facts, Resources
+from launcher.pool.claim import claim
+from launcher.pool.cores import LEASED, Leases, devices, share
 from launcher.sweep.store import GroupFolder
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = Path(pool.__file__).with_name("pool_runs.py")
+PROGRAM = ROOT / "launcher" / "pool_runs.py"
 TOLD = (
     "import json, os, sys, time; begun = time.time(); time.sleep(0.05); "
     "told = [begun, time.time(), sorted(os.sched_getaffinity(0)), "
@@ -183,7 +182,7 @@ def test_first_come_first_served_whoever_looks_most_often(shared: str) -> None:
 
 def test_who_dies_has_left_the_queue_and_given_all_back(shared: str) -> None:
     program = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from launcher.cores import Leases\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from launcher.pool.cores import Leases\n"
         f"ours, theirs = (Leases({shared!r}, range(2), ()) for _ in range(2))\n"
         "held = ours.take(1, 0)\nprint(theirs.take(2, 0), flush=True)\nsys.stdin.read()\n"
     )

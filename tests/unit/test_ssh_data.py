@@ -15,12 +15,12 @@ from launcher import process
 from launcher.data import Upload
 from launcher.errors import ConfigError, SubmitError
 from launcher.ssh import connection
+from launcher.ssh.agent.manifest import entries
+from launcher.ssh.agent.objects import Broken, changed
 from launcher.ssh.bundle import bundle
 from launcher.ssh.carry import carry, looked
 from launcher.ssh.channel import Channel, LostError
 from launcher.ssh.dataset import listing, pieces
-from launcher.ssh.manifest import entries
-from launcher.ssh.objects import Broken, changed
 from launcher.ssh.travel import bring
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from launcher.errors import SubmitError
-from launcher.ssh import checkup
+from launcher.ssh.agent import checkup
 from launcher.ssh.connection import within
 from launcher.ssh.doctor import Pair, Report
 from launcher.ssh.doctor_text import report_text

@@ -16,9 +16,9 @@ from packaging.requirements import Requirement
 from launcher import process, snapshot
 from launcher.errors import SubmitError
 from launcher.ssh import connection
+from launcher.ssh.agent.objects import Objects
 from launcher.ssh.bundle import NEEDED, bundle
 from launcher.ssh.channel import Channel, LostError
-from launcher.ssh.objects import Objects
 from launcher.ssh.travel import bring, code
 
 if TYPE_CHECKING:

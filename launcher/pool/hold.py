@@ -25,8 +25,8 @@ from typing import Any
 # With -I and -S nothing but the standard library is on the path.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from launcher.claim import claim, is_claimed  # now it can be found
-from launcher.place import Here, Host, Need, wakes, woken
+from launcher.pool.claim import claim, is_claimed  # now it can be found
+from launcher.pool.place import Here, Host, Need, wakes, woken
 from launcher.store import RunFolder, write_atomically
 
 _SILENT_S = 15.0  # from the other end, which says something more often

@@ -16,7 +16,7 @@ import re
 import stat
 import time
 
-from launcher.ssh.disk import (
+from launcher.ssh.agent.disk import (
     alone,
     changed_at,
     held,

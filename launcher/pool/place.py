@@ -17,21 +17,22 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from launcher import cores, process
-from launcher.claim import failed, has_begun, is_on_its_way
+from launcher import process
+from launcher.pool import cores
+from launcher.pool.claim import failed, has_begun, is_on_its_way
 from launcher.processes import HEARTBEAT_S
 from launcher.store import RunFolder, last_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from launcher.cores import Lease
+    from launcher.pool.cores import Lease
     from launcher.process import Running
 
 _CONNECT_S = 5.0
 _WATCH_S = 1.0  # between two looks at runs that are no children of ours
 _ALL = 128  # machines of a run
-_KEEP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ssh", "keep.py")
+_KEEP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "keep.py")
 # A line that is silent for so long, in seconds, is asked whether the other end lives: so often.
 _QUIET = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from launcher.ssh.objects import Broken
+from launcher.ssh.agent.objects import Broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

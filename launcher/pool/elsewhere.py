@@ -15,8 +15,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from launcher import process
-from launcher.claim import failed
-from launcher.place import LostError
+from launcher.pool.claim import failed
+from launcher.pool.place import LostError
 from launcher.processes import HEARTBEAT_S
 from launcher.shell import ShellExpr, shell_line
 from launcher.store import RunFolder
@@ -24,7 +24,7 @@ from launcher.store import RunFolder
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from launcher.place import Host, Need
+    from launcher.pool.place import Host, Need
     from launcher.process import Running
 
 _ANSWER_S = 15.0

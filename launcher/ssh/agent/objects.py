@@ -80,7 +80,7 @@ class Objects:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Let nothing be removed from the folder meanwhile: see launcher.ssh.leftovers."""
+        """Let nothing be removed from the folder meanwhile: see launcher.ssh.agent.leftovers."""
         folder = os.open(self.workdir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder, fcntl.LOCK_SH)

@@ -21,15 +21,15 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from launcher.claim import claim, failed, is_claimed
 from launcher.job import RunState
-from launcher.place import Here, Host, LostError, Need, wakes, woken
+from launcher.pool.claim import claim, failed, is_claimed
+from launcher.pool.place import Here, Host, LostError, Need, wakes, woken
 from launcher.processes import HEARTBEAT_S, this_process
 from launcher.store import RunFolder
 from launcher.sweep.store import GroupFolder
 
 if TYPE_CHECKING:
-    from launcher.place import Place
+    from launcher.pool.place import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +211,7 @@ def _places(group: GroupFolder, values: dict[str, Any], supervisor: tuple[str, .
     """Return the machines of a group in their order; this one where none is named."""
     if "hosts" not in values:
         return [Here(supervisor, Host())]
-    from launcher.ssh.elsewhere import Elsewhere  # noqa: PLC0415 - of this machine it is none
+    from launcher.pool.elsewhere import Elsewhere  # noqa: PLC0415 - of this machine it is none
 
     found: list[Place] = []
     for host in (Host(**each) for each in values["hosts"]):

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from launcher import process
 from launcher.errors import LaunchError
 from launcher.processes import alive, marked
-from launcher.ssh import pooled, provided, shelf
-from launcher.ssh.objects import Objects
+from launcher.ssh.agent import environments, groups, shelf
+from launcher.ssh.agent.objects import Objects
 from launcher.store import RunFolder, write_atomically
 
 if TYPE_CHECKING:
-    from launcher.ssh.agent import Agent
+    from launcher.ssh.agent.serve import Agent
 
 _FOLDERS = ("code", "logs", "outputs", "checkpoints", "ranks")
 _POLL_S = 0.002
@@ -34,20 +34,20 @@ _PIECE = tuple[str, int, int, int]  # path, offset, size, time of change in ns
 def extend(agent: Agent, root: str) -> None:
     """Have the agent carry out what is below. ``root``: the folder of the launcher's own code."""
     os.environ["LAUNCHER_CACHE"] = os.path.join(agent.workdir, "cache")
-    there = There(agent, root)
+    runs = Runs(agent, root)
     agent.requests |= {
         each.__name__: each
         for each in (
-            *(there.files, there.start, there.pull, there.outputs, there.fetch),
-            *(there.interrupt, there.end, there.remove, there.reach, there.reached),
+            *(runs.files, runs.start, runs.pull, runs.outputs, runs.fetch),
+            *(runs.interrupt, runs.end, runs.remove, runs.reach, runs.reached),
         )
     }
-    provided.extend(agent)
-    pooled.extend(agent)
+    environments.extend(agent)
+    groups.extend(agent)
     shelf.extend(agent)
 
 
-class There:
+class Runs:
     """A host's side of runs. Each method carries out the request of its name."""
 
     def __init__(self, agent: Agent, root: str) -> None:
@@ -111,7 +111,7 @@ class There:
         """
         told: dict[str, dict[str, Any]] = {}
         body, left = b"", _MOST
-        pools = pooled.Pools(self.agent.workdir)
+        pools = groups.Pools(self.agent.workdir)
         for asked in head["runs"]:
             folder = self._folder(asked["run"])
             # First of all: of who has gone by now, the last event is there.

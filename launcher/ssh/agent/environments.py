@@ -11,7 +11,7 @@ from launcher.environment import Environment, answers
 from launcher.errors import LaunchError, ProvisionError
 
 if TYPE_CHECKING:
-    from launcher.ssh.agent import Agent
+    from launcher.ssh.agent.serve import Agent
 
 _MARK = "wheel.json"  # of a wheel that is whole
 _MOST = 4 << 20  # bytes of one answer
@@ -19,7 +19,7 @@ _MOST = 4 << 20  # bytes of one answer
 
 def extend(agent: Agent) -> None:
     """Have the agent carry out what is below."""
-    provided = Provided(agent)
+    provided = Environments(agent)
     agent.requests |= {
         each.__name__: each
         for each in (
@@ -29,7 +29,7 @@ def extend(agent: Agent) -> None:
     }
 
 
-class Provided:
+class Environments:
     """What a host has for ranks to run with. Each method carries out the request of its name."""
 
     def __init__(self, agent: Agent) -> None:

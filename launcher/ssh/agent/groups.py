@@ -15,17 +15,17 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from launcher import outcome, process
-from launcher.claim import claim, is_on_its_way
-from launcher.claim import has_begun as launched
 from launcher.errors import LaunchError
 from launcher.job import RunState
+from launcher.pool.claim import claim, is_on_its_way
+from launcher.pool.claim import has_begun as launched
 from launcher.processes import alive
-from launcher.ssh.objects import Objects
+from launcher.ssh.agent.objects import Objects
 from launcher.store import RunFolder, last_lines, write_atomically
 from launcher.sweep.store import SWEEPS, GroupFolder
 
 if TYPE_CHECKING:
-    from launcher.ssh.agent import Agent
+    from launcher.ssh.agent.serve import Agent
 
 _FOLDERS = ("code", "logs", "outputs", "checkpoints", "ranks")
 _NAME = re.compile(r"([\w-]+)/(\d+)")
@@ -34,13 +34,13 @@ _POLL_S = 0.002
 
 def extend(agent: Agent) -> None:
     """Have the agent carry out what is below."""
-    pooled = Pooled(agent)
+    queues = Queues(agent)
     agent.requests |= {
-        each.__name__: each for each in (pooled.lay, pooled.pool, pooled.settle, pooled.withdraw)
+        each.__name__: each for each in (queues.lay, queues.pool, queues.settle, queues.withdraw)
     }
 
 
-class Pooled:
+class Queues:
     """The host's side of groups. Each method carries out the request of its name."""
 
     def __init__(self, agent: Agent) -> None:

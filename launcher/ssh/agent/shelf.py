@@ -21,13 +21,13 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import LaunchError
-from launcher.ssh.manifest import FOLDER, LINK, contents, entries, extent
-from launcher.ssh.objects import Broken, Objects, rebuilt, write_whole
+from launcher.ssh.agent.manifest import FOLDER, LINK, contents, entries, extent
+from launcher.ssh.agent.objects import Broken, Objects, rebuilt, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from launcher.ssh.agent import Agent
+    from launcher.ssh.agent.serve import Agent
 
 _CHUNK = 1 << 20
 

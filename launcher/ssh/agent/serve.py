@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO, Any
 
-    from launcher.ssh.objects import Objects
+    from launcher.ssh.agent.objects import Objects
 
 MARK = b"launcher-agent 1\n"  # before it, a login script may have printed what it likes
 
@@ -136,9 +136,9 @@ class Agent:
             # Its shared lock says that it is in use, until we end.
             fcntl.flock(os.open(root, os.O_RDONLY | os.O_CLOEXEC), fcntl.LOCK_SH)
         sys.path.insert(0, root)
-        from launcher.ssh import there  # noqa: PLC0415 - only now it is here
+        from launcher.ssh.agent import runs  # noqa: PLC0415 - only now it is here
 
-        there.extend(self, root)
+        runs.extend(self, root)
         return root
 
     def _learn(self, head: dict[str, Any], body: bytes) -> str:

@@ -1,0 +1,1 @@
+"""What runs at the other end of a connection, on a host, and answers from there."""
