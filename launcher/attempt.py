@@ -80,17 +80,11 @@ class Attempt:
     def claims(self) -> bool:
         """Return whether the run is this job's; a job that is not the first cancels itself.
 
-        There are two where an sbatch that seemed to fail had queued one after all, or where the
-        connection to a host broke while it was asked to start one.
+        There are two where an sbatch that seemed to fail had queued one after all.
         """
         path = self.folder.file("job")
         if os.environ.get(LEASED) == self.folder.id:
             return True  # its pool has claimed it for us
-        if self.record.hosts is not None:
-            with contextlib.suppress(FileExistsError):
-                open(path, "x", encoding="utf-8").close()
-                return True
-            return False
         if self.allocation is None:
             return True
         try:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+POOL = "pool"  # of a run of no sweep: the folder, in its own, of the pool that is to start it
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
@@ -41,6 +43,10 @@ class Hosts:
     def only(self, names: Sequence[str]) -> tuple[Host, ...]:
         """Return the hosts of these names, in this order."""
         return tuple(each for name in names for each in self.hosts if each.name == name)
+
+    def pool(self, run_id: str) -> str:
+        """Return where the pool that starts one run only has its folder on the first host."""
+        return f"{self.folder(run_id)}/{POOL}"
 
     def group(self, folder: str) -> str:
         """Return where the group of a sweep, whose folder is here, has its own on the first."""

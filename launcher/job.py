@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from launcher.environment.locate import Prefix
 
 RUN_SCHEMA, LINK = 1, 0o120000
+WRITTEN = ("code", "logs", "outputs", "checkpoints", "ranks")  # folders that a run writes to
 
 
 class RunState(enum.Enum):

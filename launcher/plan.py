@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.errors import PlanError
-from launcher.job import LINK, LaunchPlan, PlannedFile
+from launcher.job import LINK, WRITTEN, LaunchPlan, PlannedFile
 from launcher.shell import ShellExpr, shell_export, shell_line, shell_word
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from launcher.shell import Word
 
 _HERE = Path(__file__).parent
-_FOLDERS = ("code", "logs", "outputs", "checkpoints", "ranks")
 _OWN = {
     "LAUNCHER_RUN_ID": ShellExpr('"${LAUNCHER_RUN_DIR##*/}"'),
     "LAUNCHER_OUTPUT_DIR": ShellExpr('"$LAUNCHER_RUN_DIR/outputs"'),
@@ -157,7 +156,7 @@ def _header() -> tuple[str, ...]:
 def _code(job: JobSpec, facts: Facts) -> tuple[str, ...]:
     """Return the lines that check the recorded source out, once, into the run's own folder."""
     if job.compute.stage == "objects":
-        folders = " ".join(_FOLDERS)
+        folders = " ".join(WRITTEN)
         return ("# the code: the first rank of each host makes it", f"mkdir -p {folders}")
     ref = '"refs/launcher/runs/${LAUNCHER_RUN_DIR##*/}:"'
     git = ("git", "-c", "core.hooksPath=/dev/null", "-c", "core.sparseCheckout=false")
@@ -183,7 +182,7 @@ def _code(job: JobSpec, facts: Facts) -> tuple[str, ...]:
         "# the code, as it was recorded",
         "unset GIT_DIR GIT_WORK_TREE GIT_OBJECT_DIRECTORY GIT_ALTERNATE_OBJECT_DIRECTORIES",
         "if [ ! -e code.index ]; then",
-        "  mkdir -p " + " ".join(_FOLDERS),
+        "  mkdir -p " + " ".join(WRITTEN),
         "  rm -f code.index.new code.index.new.lock",  # of a checkout that was killed
         *before,
         f"  {shell_line(words)}",

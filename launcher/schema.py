@@ -164,6 +164,7 @@ class SshConf(ComputeConf):
     connect_timeout_s: float = 10.0  # seconds until a host that does not answer is given up
     host_timeout_s: int = 60  # seconds of silence among the hosts of a run until one is lost
     max_parallel: Optional[int] = None  # runs of a sweep at once; null: as slots and GPUs allow
+    lease: bool = True  # a run waits for cores (or slots) and GPUs; false: it starts at once
 
 
 @dataclass

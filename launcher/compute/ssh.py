@@ -6,12 +6,16 @@ may be reached by none of the hosts, or be closed in a minute.
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from launcher.compute import supervisor
+from launcher.compute.named import named
 from launcher.errors import ConfigError, PlanError
+from launcher.hosts import POOL
 from launcher.job import PlannedFile
 from launcher.shell import ShellExpr
 
@@ -20,29 +24,13 @@ if TYPE_CHECKING:
 
     from launcher.cluster import Limit
     from launcher.compute import Group
+    from launcher.compute.named import Named
     from launcher.hosts import Hosts
     from launcher.job import Facts, JobSpec, Resources
     from launcher.shell import Word
 
-# An alias, or [user@]host[:port]. What ssh or a shell could take for something else is no name.
-_NAME = re.compile(r"[A-Za-z0-9_.\[:][^\s\x00-\x1f\x7f'\"`$\\;&|<>(){}*?!#]*")
 _WORKDIR = re.compile(r"(~(?=/)|(?=/)|(?=\w))[\w./+@%=,:-]*", re.ASCII)
 _CONFIG = "ssh_config"  # the file by which hosts reach each other
-_COUNTS = {"slots": 1, "gpus": 0}  # what a host may be said to have, and the least of it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Named:
-    """A host as it is configured; ``address``: how the others reach it, "": as ssh does here.
-
-    ``slots``: how many ranks at once, whatever its cores; None: as cores allow. ``gpus``: to be
-    given to runs; None: those that are seen there.
-    """
-
-    name: str
-    address: str = ""
-    slots: int | None = None
-    gpus: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +51,7 @@ class Ssh:
     connect_timeout_s: float = 10.0
     host_timeout_s: int = 60
     max_parallel: int | None = None
+    lease: bool = True
 
     def __post_init__(self) -> None:
         """Raise ConfigError on what can be no host, or no folder."""
@@ -86,7 +75,7 @@ class Ssh:
 
     def named(self) -> tuple[Named, ...]:
         """Return the hosts as they are configured, in rank order."""
-        return tuple(_named(index, each) for index, each in enumerate(self.hosts))
+        return tuple(named(index, each) for index, each in enumerate(self.hosts))
 
     def check(self, resources: Resources) -> None:
         """Raise PlanError when fewer hosts than nodes are named, or what none of them can hold."""
@@ -174,27 +163,28 @@ class Ssh:
         return values
 
     def files(
-        self,
-        job: JobSpec,
-        facts: Facts,
-        run_dir: str,  # noqa: ARG002
-        *,
-        alone: bool,  # noqa: ARG002
+        self, job: JobSpec, facts: Facts, run_dir: str, *, alone: bool
     ) -> tuple[PlannedFile, ...]:
-        """Return the configuration of ssh by which the first host reaches the others."""
-        if job.resources.nodes == 1:
-            return ()
-        return (PlannedFile(path=_CONFIG, text=between(_hosts(facts))),)
+        """Return how the hosts reach each other; alone, what the run's own pool is to do, too."""
+        hosts = _hosts(facts)
+        several = (job.resources.nodes if not alone else len(hosts.hosts)) > 1
+        config = (PlannedFile(path=_CONFIG, text=between(hosts)),) if several else ()
+        if not alone:
+            return config
+        run_id = run_dir.rpartition("/")[2]
+        values = {"kind": self.kind, "runs": [run_id], "store": "../.."}
+        values |= self._pool([job], facts, hosts.folder(run_id))
+        text = json.dumps(values, indent=1) + "\n"
+        return (*config, PlannedFile(path=f"{POOL}/group.json", text=text))
 
     def commands(self, job: JobSpec, facts: Facts, run_dir: str) -> tuple[tuple[str, ...], ...]:  # noqa: ARG002
-        """Return the connections to the hosts, and what the first is asked to start."""
+        """Return the connections to the hosts, and the pool that the first is asked to start."""
         from launcher.ssh.ready import target  # noqa: PLC0415 - hosts only
 
         hosts = _hosts(facts)
         ways = [target(hosts, each.name) for each in hosts.hosts]
-        run_id = run_dir.rpartition("/")[2]
-        start = supervisor(facts, hosts.folder(run_id))
-        return (*(way.command() for way in ways), start)
+        pool = _starter(facts, hosts.pool(run_dir.rpartition("/")[2]))
+        return (*(way.command() for way in ways), pool)
 
     def limits(self, facts: Facts) -> tuple[Limit, ...]:  # noqa: ARG002
         """Return (): as many may wait as there are."""
@@ -212,38 +202,60 @@ class Ssh:
         """Return what each run needs and what the hosts have; the pool starts on the first one."""
         hosts = _hosts(facts)
         there = hosts.group(folder)
-        details = {
+        config = PlannedFile(path=_CONFIG, text=between(hosts))
+        return self._pool(jobs, facts, there), (config,), (_starter(facts, there),)
+
+    def _pool(self, jobs: Sequence[JobSpec], facts: Facts, folder: str) -> dict[str, Any]:
+        """Return what a pool is told; ``folder``: where it finds ssh's configuration."""
+        named = {each.name: each for each in self.named()}
+        return {
             "needs": [_need(job, facts) for job in jobs],
             "hosts": [
                 {
                     "name": host.name,
                     "address": host.address,
                     "order": f"{host.hostname} {host.address}",  # the same in all pools
-                    "slots": named.slots,
-                    "gpus": named.gpus,
+                    "slots": named[host.name].slots,
+                    "gpus": named[host.name].gpus,
                     "here": number == 0,
                 }
-                for number, (named, host) in enumerate(zip(self.named(), hosts.hosts, strict=True))
+                for number, host in enumerate(_hosts(facts).hosts)
             ],
-            "ssh": ["ssh", "-F", f"{there}/{_CONFIG}"],
+            "ssh": ["ssh", "-F", f"{folder}/{_CONFIG}"],
             "secrets": jobs[0].secrets,
         }
-        starter = supervisor(facts, "")[:-1]
-        pool = (*starter[:-1], f"{facts.package_root}/launcher/pool_runs.py", there, *starter)
-        return details, (PlannedFile(path=_CONFIG, text=between(hosts)),), (pool,)
+
+
+def _starter(facts: Facts, folder: str) -> tuple[str, ...]:
+    """Return the words that start a pool, whose own words begin with those of a supervisor."""
+    supervise = supervisor(facts, "")[:-1]
+    return (*supervise[:-1], f"{facts.package_root}/launcher/pool_runs.py", folder, *supervise)
 
 
 def _need(job: JobSpec, facts: Facts) -> dict[str, Any]:
     """Return what a run needs of each of its hosts."""
-    ranks, cores = job.resources.procs_per_node, job.compute.cpus_per_proc
+    ranks = job.resources.procs_per_node
+    leases = cast("Ssh", job.compute).lease
     return {
         "nodes": job.resources.nodes,
-        "slots": ranks,
-        # Without a number of cores a rank, all of a host, as on one's own machine.
-        "cores": ranks * cores if cores else max(each.cpus for each in _hosts(facts).hosts),
-        "gpus": ranks * job.resources.gpus_per_proc,
+        "slots": ranks if leases else 0,
+        "cores": _cores(job, facts) if leases else 0,
+        "gpus": ranks * job.resources.gpus_per_proc if leases else 0,
         "max_parallel": getattr(job.compute, "max_parallel", None),
     }
+
+
+def _cores(job: JobSpec, facts: Facts) -> int:
+    """Return the cores that a run leases of a host."""
+    ranks, cores = job.resources.procs_per_node, job.compute.cpus_per_proc
+    if cores:
+        return ranks * cores
+    # Without a number of cores a rank, a host's share of them: all, or as many as of its GPUs.
+    gpus = ranks * job.resources.gpus_per_proc
+    return max(
+        math.ceil(host.cpus * gpus / host.gpus) if gpus and host.gpus else host.cpus
+        for host in _hosts(facts).hosts
+    )
 
 
 def between(hosts: Hosts) -> str:
@@ -260,37 +272,3 @@ def _hosts(facts: Facts) -> Hosts:
     if facts.hosts is None:
         raise PlanError("compute=ssh: no host has been looked at")
     return facts.hosts
-
-
-def _named(index: int, given: Any) -> Named:
-    """Return a host of compute.hosts; raise ConfigError when it is none."""
-    values = {"host": given} if isinstance(given, str) else given
-    key = f"compute.hosts[{index}]"
-    if not isinstance(values, dict) or not set(values) <= {"host", "address", *_COUNTS}:
-        raise ConfigError(
-            f"{key}={given}: not a host",
-            hint="An alias of ssh's configuration, user@host:port, or "
-            "{host: ..., slots: ..., gpus: ..., address: ...}.",
-        )
-    for name, least in _COUNTS.items():
-        count = values.get(name)
-        if count is not None and (type(count) is not int or count < least):
-            raise ConfigError(
-                f"{key}.{name}={count}: must be {least} or more",
-                hint="null: as many as the host has.",
-            )
-    named = Named(
-        name=str(values.get("host") or ""),
-        address=str(values.get("address") or ""),
-        slots=values.get("slots"),
-        gpus=values.get("gpus"),
-    )
-    for text in filter(None, (named.name, named.address)):
-        if not _NAME.fullmatch(text) or "@-" in text:
-            raise ConfigError(
-                f"{key}={text!r}: not the name of a host",
-                hint="Letters and digits, and no space, quote or leading dash.",
-            )
-    if not named.name:
-        raise ConfigError(f"{key}={given}: it has no name", hint="{host: ..., address: ...}")
-    return named

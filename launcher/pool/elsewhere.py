@@ -15,6 +15,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from launcher import process
+from launcher.hosts import POOL
+from launcher.job import WRITTEN
 from launcher.pool.claim import failed
 from launcher.pool.place import LostError
 from launcher.processes import HEARTBEAT_S
@@ -31,6 +33,7 @@ _ANSWER_S = 15.0
 _SOON_S, _LATER_S = 1.0, 15.0  # until a connection that was lost is tried again
 _SILENT_S = 90.0  # after which runs there are no longer waited for
 _HOLD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hold.py")
+_OWN = ("job", "heartbeat", "metrics.jsonl")  # files that a run writes, of no use to the next host
 _OPTIONS = {  # a host that is off is noticed in 15 s, and nobody is here to be asked
     "BatchMode": "yes",
     "ConnectTimeout": "10",
@@ -214,14 +217,14 @@ class Elsewhere:
 
 
 def _packed(folder: RunFolder) -> list[tuple[str, int, str | None]]:
-    """Return the files of a run that has not begun, but for its claim: path, mode, text."""
-    found: list[tuple[str, int, str | None]] = []
-    for path, _, names in os.walk(folder.path):
+    """Return the files that were laid for a run, not what it has written: path, mode, text."""
+    found: list[tuple[str, int, str | None]] = [(each, 0, None) for each in WRITTEN]
+    for path, folders, names in os.walk(folder.path):
         inside = os.path.relpath(path, folder.path)
-        found.append((inside, 0, None))
+        folders[:] = [each for each in folders if inside != "." or each not in (*WRITTEN, POOL)]
         for name in names:
             each = os.path.normpath(os.path.join(inside, name))
-            if each != "job":
+            if each not in _OWN:
                 with open(folder.file(each), encoding="utf-8", errors="surrogateescape") as file:
                     found.append((each, os.fstat(file.fileno()).st_mode & 0o777, file.read()))
     return found

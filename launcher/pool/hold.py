@@ -145,6 +145,7 @@ def _lay(folder: RunFolder, files: list[tuple[str, int, str | None]]) -> None:
         if text is None:
             os.makedirs(there, exist_ok=True)
         else:
+            os.makedirs(os.path.dirname(there), exist_ok=True)
             write_atomically(there, text, mode)
 
 

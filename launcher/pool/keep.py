@@ -18,7 +18,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 
 from launcher.processes import marked  # now it can be found
 
-_POLL_S = 0.5
+_POLL_S = 0.1
+_LOOKS = 3  # that find nothing: what was being started when the supervisor ended takes a moment
 
 
 def main(run_id: str, line: int) -> None:
@@ -27,7 +28,7 @@ def main(run_id: str, line: int) -> None:
         while supervisor.recv(64):
             pass
     quiet = 0
-    while quiet < 2:  # what is being started when the supervisor ends may not be seen at once
+    while quiet < _LOOKS:
         quiet = 0 if marked(run_id) else quiet + 1
         time.sleep(_POLL_S)
 

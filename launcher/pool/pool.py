@@ -67,12 +67,28 @@ class Pool:
             self.beat()
             if self._look_after() or self._go_on():
                 continue
-            files = [file for place in self.places for file in place.files()]
-            pause = min(HEARTBEAT_S, *(place.patience for place in self.places))
-            select.select([bell, *files], [], [], pause)
+            self._pause(bell)
             woken(bell)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of all machines; what runs there goes on."""
         for place in self.places:
             place.close()
+
+    def told(self) -> bool:
+        """Return whether a byte comes on standard input before its end; connect meanwhile."""
+        while True:
+            for place in self.places:
+                place.ended()
+            if 0 in self._pause(0):
+                return bool(os.read(0, 1))
+
+    def _pause(self, other: int) -> list[int]:
+        """Wait until there is something to do; return the files that can be read."""
+        files = [file for place in self.places for file in place.files()]
+        pause = min(HEARTBEAT_S, *(place.patience for place in self.places))
+        return select.select([other, *files], [], [], pause)[0]
 
     def beat(self) -> None:
         """Show other machines that we live."""
@@ -195,7 +211,7 @@ class Pool:
 
 def _tasks(group: GroupFolder, values: dict[str, Any]) -> list[Task]:
     """Return the runs of a group and what each needs, in the order in which they start."""
-    store = os.path.normpath(group.file(*[os.pardir] * 4))
+    store = group.store()
     return [
         Task(
             folder=RunFolder(os.path.join(store, run_id)),
@@ -229,12 +245,17 @@ def main() -> int:
     dies starts nothing. Files that we inherit are held until the group's events tell of us.
     """
     pool = Pool(GroupFolder(sys.argv[1]), tuple(sys.argv[2:]))
-    if not os.read(0, 1):
+    if not pool.told():
+        pool.close()
         return 0
     if claim(pool.group) is None:
+        pool.close()
         return 1  # it was given up: who did that queues its runs anew
     pool.beat()
     pool.group.event(RunState.PENDING, **this_process())
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    for file in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # it was the listing's own
+            if file > 2 and os.get_inheritable(file):
+                os.close(file)
     pool.run()
     return 0

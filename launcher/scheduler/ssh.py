@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from launcher import outcome
 from launcher.errors import StateError, SubmitError
-from launcher.job import LINK, RunState
+from launcher.hosts import POOL
+from launcher.job import RunState
 from launcher.observe import read
 from launcher.processes import alive, this_process
 from launcher.record import record_outcome
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from launcher.environment.locate import Prefix
     from launcher.hosts import Host, Hosts
-    from launcher.job import GroupPlan, JobSpec, LaunchPlan, PlannedFile
+    from launcher.job import GroupPlan, JobSpec, LaunchPlan
     from launcher.scheduler import Open
     from launcher.snapshot import Snapshot
     from launcher.ssh.channel import Channel
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _EVENTS = "events.jsonl"
 _HANDOVER_S = 10.0  # at most, from a run's claim to its supervisor's first word
 _POLL_S = 0.1
+_START_S, _SOON_S = 2.0, 0.02  # in which most runs start: a submit looks for it so often
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,46 +55,50 @@ class Prepared:
     let_go: bool = False
 
     def provide(self, source: Snapshot, job: JobSpec, prefix: Prefix) -> str:
-        """Have code and environment on all hosts, side by side; return the lock of the first."""
+        """Have code and environment on all hosts, side by side; return the lock of the first.
+
+        By then the pool on the first one is connected to the others.
+        """
         self.channels = everywhere(lambda host: of_run(self.hosts, host), self.hosts.hosts)
+        for host in self._firsts(job.resources.nodes):
+            try_ways(self.hosts, host)  # we have to know of it in the end only
         tree = code(source)
-
-        try_ways(self.hosts, self.hosts.hosts[0])  # we have to know of it in the end only
-
-        def one(channel: Channel) -> None:
-            bring(channel, tree)
-            texts = {**_texts(self.plan.files), "code.tree": (tree.name, 0o644)}
-            if self.plan.data:
-                named = "".join(f"{each.digest}\n" for each in self.plan.data)
-                texts["data.trees"] = named, 0o644
-            self._send(channel, texts)
-
-        everywhere(one, self.channels)
+        given = {"code.tree": tree.name}
+        if self.plan.data:
+            given["data.trees"] = "".join(f"{each.digest}\n" for each in self.plan.data)
+        first = self.channels[0]
+        queue.lay(first, [self.folder], given)
+        queue.start(first, self._group, self.plan.commands[-1], self.secrets)
+        everywhere(lambda channel: bring(channel, tree), self.channels)
         return on_hosts(self.hosts, job, prefix, self.plan.data, self.say)
 
-    def _send(self, channel: Channel, texts: dict[str, tuple[str, int]]) -> None:
-        data = {path: text.encode("utf-8", "surrogateescape") for path, (text, _) in texts.items()}
-        files = [(path, texts[path][1], len(each)) for path, each in data.items()]
-        channel.ask("files", b"".join(data.values()), run=self.folder.id, files=files)
+    @property
+    def _group(self) -> str:
+        return f"{self.folder.id}/{POOL}"
+
+    def _firsts(self, nodes: int) -> Sequence[Host]:
+        return queue.may_be_first(self.hosts, nodes)
 
     def go(self) -> None:
-        """Have the supervisor started; its first word makes the run its own, whatever we do."""
-        check_ways(self.hosts, self.hosts.hosts[0])
-        texts = {}
-        for name in ("run.json", _EVENTS):
-            with open(self.folder.file(name), encoding="utf-8", errors="surrogateescape") as file:
-                texts[name] = file.read(), 0o644
+        """Have the pool begin; its first word makes the run its own, whatever we do."""
+        for host in self._firsts(self.folder.record().nodes):
+            check_ways(self.hosts, host)
+        self.folder.event(RunState.PENDING, group=self._group)
         first = self.channels[0]
-        self._send(first, texts)
-        given = "".join(f"{name}={value}\0" for name, value in self.secrets.items())
+        queue.lay(first, [self.folder], {}, only=("run.json", _EVENTS, f"{POOL}/group.json"))
         self.let_go = True
-        argv = self.plan.commands[-1]
-        first.ask("start", given.encode("utf-8", "surrogateescape"), run=self.folder.id, argv=argv)
-        with contextlib.suppress(SubmitError):  # it has begun, whether we come to see it or not
-            mirror.bring([read(self.folder)])
+        first.ask("go", group=self._group)
+        end = time.monotonic() + _START_S
+        with contextlib.suppress(SubmitError):  # it begins, whether we come to see it or not
+            while waits(run := read(self.folder)) and time.monotonic() < end:
+                mirror.bring([run])
+                time.sleep(_SOON_S)
 
     def report(self) -> None:
-        """Say nothing: it has started."""
+        """Say what it waits for, where it does."""
+        run = read(self.folder)
+        if waits(run):
+            self.say(f"launcher: {_waits_for(run)}")
 
     def undo(self) -> bool:
         """Remove the run from its hosts; return whether it is certain that nothing runs there."""
@@ -187,11 +193,6 @@ def _begun(run: Open) -> Open:
     if RunState(run.last["state"]) is not RunState.RUNNING:
         raise StateError(f"run {run.folder.id}: its supervisor does not start", hint="Try again.")
     return run
-
-
-def _texts(files: Sequence[PlannedFile]) -> dict[str, tuple[str, int]]:
-    """Return the files that hosts need; where results are to lie is a matter of this machine."""
-    return {file.path: (file.text, file.mode) for file in files if file.mode != LINK}
 
 
 def _end(run: Open, hosts: Hosts, host: Host) -> int:

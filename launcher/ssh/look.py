@@ -22,7 +22,8 @@ from launcher.ssh.ready import ready
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from launcher.compute.ssh import Named, Ssh
+    from launcher.compute.named import Named
+    from launcher.compute.ssh import Ssh
     from launcher.git import Place
     from launcher.job import JobSpec
     from launcher.snapshot import Snapshot
@@ -32,13 +33,15 @@ _ROOM_MB = 256  # without which nothing is begun on a host
 
 
 def facts(job: JobSpec, source: Place | Snapshot, *, pool: bool) -> Facts:
-    """Return what the job's hosts have, or all for a ``pool``; SubmitError: one is not reached.
+    """Return what the hosts have that the job may be on; SubmitError: one is not reached.
 
-    ConfigError, PlanError, ProvisionError: a host lacks something, or hosts differ where they must
-    not; each names the host.
+    ``pool``: it is one of several. ConfigError, PlanError, ProvisionError: a host lacks something,
+    or hosts differ where they must not; each names the host.
     """
     compute = cast("Ssh", job.compute)
-    named = compute.named() if pool else compute.named()[: job.resources.nodes]
+    # Runs that lease, and those of a sweep, are wherever there is room for them.
+    several = pool or compute.lease
+    named = compute.named() if several else compute.named()[: job.resources.nodes]
     targets = [way_to(compute, each.name) for each in named]
     paths = [path for name, path in job.data.items() if name not in job.uploads]
     # While ssh connects there is time to look at what is to be sent.

@@ -14,7 +14,7 @@ from launcher.ssh.travel import bring, code
 from launcher.ssh.where import all_hosts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from launcher.hosts import Host, Hosts
     from launcher.job import GroupPlan, RunRecord
@@ -35,22 +35,37 @@ def queue(group: GroupFolder, plan: GroupPlan, env: Mapping[str, str]) -> None:
     record = folders[0].record()
     hosts = all_hosts(record)
     tree = code(_source(record))
+    files = {file.path: (_encoded(file.text), file.mode) for file in plan.files}
+    told = json.loads(files["group.json"][0])
+    firsts = may_be_first(hosts, max(each["nodes"] for each in told["needs"]))
 
     def one(host: Host) -> None:
-        try_ways(hosts, host)  # any of them may be the first of a run of several
+        if host in firsts:
+            try_ways(hosts, host)
         bring(of_run(hosts, host), tree)
-        check_ways(hosts, host)
+        if host in firsts:
+            check_ways(hosts, host)
 
     everywhere(one, hosts.hosts)
     first = of_run(hosts, hosts.hosts[0])
     for begin in range(0, len(folders), _AT_ONCE):
-        _lay(first, folders[begin : begin + _AT_ONCE], {"code.tree": (tree.name.encode(), 0o644)})
-    files = {file.path: (_encoded(file.text), file.mode) for file in plan.files}
+        lay(first, folders[begin : begin + _AT_ONCE], {"code.tree": tree.name})
     _send(first, {}, {}, {"group": _name(group)}, files)
-    secrets = json.loads(files["group.json"][0])["secrets"]
-    given = "".join(f"{name}={env[name]}\0" for name in secrets)
     (argv,) = plan.commands
-    first.ask("pool", _encoded(given), group=_name(group), argv=argv)
+    start(first, _name(group), argv, {name: env[name] for name in told["secrets"]})
+    first.ask("go", group=_name(group))
+
+
+def may_be_first(hosts: Hosts, nodes: int) -> tuple[Host, ...]:
+    """Return the hosts that have to reach others by ssh: the pool's, and where mpirun may start."""
+    chosen = 1 < nodes < len(hosts.hosts)  # by the pool, which has a choice
+    return hosts.hosts if chosen else hosts.hosts[:1]
+
+
+def start(first: Channel, name: str, argv: Sequence[str], given: Mapping[str, str]) -> None:
+    """Have a pool started, which begins when it is told to ``go``; ``given``: variables of it."""
+    texts = "".join(f"{name}={value}\0" for name, value in given.items())
+    first.ask("pool", _encoded(texts), group=name, argv=argv)
 
 
 def settle(group: GroupFolder) -> bool:
@@ -87,14 +102,27 @@ def _name(group: GroupFolder) -> str:
     return f"{os.path.basename(sweep)}/{number}"
 
 
-def _lay(first: Channel, folders: Sequence[RunFolder], common: _Texts) -> None:
-    """Have the folders of runs on the first host; those that have the same support share it."""
+def lay(
+    first: Channel,
+    folders: Sequence[RunFolder],
+    given: Mapping[str, str],
+    only: Collection[str] = (),
+) -> None:
+    """Have the folders of runs on the first host; those that have the same support share it.
+
+    ``given``: texts of further files of each; ``only``: of those that are here, no others.
+    """
+    common: _Texts = {path: (_encoded(text), 0o644) for path, text in given.items()}
     shared: dict[str, list[RunFolder]] = {}
     for folder in folders:
         shared.setdefault(os.path.realpath(folder.file(_SUPPORT)), []).append(folder)
     for support, own in shared.items():
         texts = {f"{_SUPPORT}/{path}": each for path, each in _read(support).items()}
-        _send(first, {**common, **texts}, {each.id: _read(each.path) for each in own}, {}, {})
+        runs = {each.id: _read(each.path) for each in own}
+        if only:
+            texts = {}
+            runs = {run: {path: files[path] for path in only} for run, files in runs.items()}
+        _send(first, {**common, **texts}, runs, {}, {})
 
 
 def _read(top: str) -> _Texts:

@@ -30,8 +30,8 @@ def hosts_of(run: Open) -> tuple[Host, ...]:
 
 def waits(run: Open) -> bool:
     """Return whether a pool is to start the run, and has not as far as we know."""
-    begun = any(each["state"] == RunState.RUNNING.value for each in run.events)
-    return bool(run.told("group")) and not begun
+    waiting = (RunState.SUBMITTING, RunState.PENDING)
+    return bool(run.told("group")) and RunState(run.last["state"]) in waiting
 
 
 def asked_of(run: Open) -> tuple[Host, ...]:

@@ -94,10 +94,13 @@ class GroupFolder(Folder):
         values = {**self._values(), "runs": self.runs()[:count]}
         write_atomically(self.file("group.json"), json.dumps(values) + "\n")
 
+    def store(self) -> str:
+        """Return the folder that holds the runs' own."""
+        return os.path.normpath(self.file(str(self._values().get("store", "../../../.."))))
+
     def run(self, task: int) -> RunFolder:
         """Return the folder of the run that a task is."""
-        path = os.path.join(self.path, *[os.pardir] * 4, self.runs()[task])
-        return RunFolder(os.path.normpath(path))
+        return RunFolder(os.path.join(self.store(), self.runs()[task]))
 
     def _values(self) -> dict[str, Any]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -117,10 +118,16 @@ class SshProject(GivenProject):
             found += sorted((self.there(run, host) / "logs").glob("*"))
         return "".join(f"-- {each}\n{each.read_text()}" for each in found if each.exists())
 
-    def left(self) -> list[str]:
+    def running(self) -> list[str]:
         """Return what runs on the hosts beside the connections of ssh."""
         words = [each for host in self.hosts.all for each in host.processes().values()]
         return [each for each in words if not each.startswith("sshd:")]
+
+    def left(self) -> list[str]:
+        """Return what still runs there a moment after an end: a pool leaves after its last run."""
+        with contextlib.suppress(AssertionError):
+            until(lambda: not self.running(), 5)
+        return self.running()
 
 
 def outcome(run: Path) -> dict[str, Any]:

@@ -359,7 +359,10 @@ def test_the_plan_is_what_is_carried_out(box: SshProject) -> None:
     for host in box.hosts.all[:2]:
         for file in planned["files"]:
             path = box.there(box.run, host) / file["path"]
-            assert path.read_text() == file["text"], file["path"]
+            if file["path"] == "pool/group.json" and host is not box.hosts.hosta:
+                continue  # the pool is on the first one
+            text = file["text"].replace(planned["run_id"], box.run.name)
+            assert path.read_text() == text, file["path"]
             assert path.stat().st_mode & 0o777 == file["mode"]
     first = [each for each in events(box.run) if each["state"] == "RUNNING"]
     assert first[0]["host"] == "hosta"

@@ -36,7 +36,7 @@ def started(box: SshProject, *options: str, script: str = WAITS) -> Path:
 
 
 def quiet(box: SshProject) -> None:
-    until(lambda: not box.left(), 30)
+    until(lambda: not box.running(), 30)
 
 
 # ------------------------------------------------------------------ hosts that are not reached
@@ -179,14 +179,14 @@ def test_ctrl_c_ends_a_build_and_leaves_no_run(box: SshProject) -> None:
     folders = [host.user_home / ".launcher" / "runs" for host in box.hosts.all[:2]]
     known = [{*there.glob("2*")} for there in folders]
     with box.start(*words) as running:
-        until(lambda: sum("left-pad" in each for each in box.left()) >= 2)
+        until(lambda: sum("left-pad" in each for each in box.running()) >= 2)
         before = time.monotonic()
         os.killpg(running.pid, signal.SIGINT)
         _, err = running.communicate(timeout=60)
     assert time.monotonic() - before < 15
     assert running.returncode == 130, err
     assert not list(box.path.glob("runs/*/events.jsonl"))
-    until(lambda: not any("left-pad" in each for each in box.left()), 30)
+    until(lambda: not any("left-pad" in each for each in box.running()), 30)
     assert [{*there.glob("2*")} for there in folders] == known
 
 
@@ -196,7 +196,8 @@ def test_ctrl_c_ends_a_build_and_leaves_no_run(box: SshProject) -> None:
 def test_a_killed_supervisor_leaves_nothing(box: SshProject) -> None:
     run = started(box, *TWO_HOSTS, script=FOREVER)
     host = box.hosts.hosta
-    (pid,) = [pid for pid, words in host.processes().items() if "supervise.py" in words]
+    (pid,) = [pid for pid, words in host.processes().items() if words.endswith(run.name)]
+    assert "supervise.py" in host.processes()[pid]
     os.kill(pid, signal.SIGKILL)
     quiet(box)
     assert box.becomes(run, "LOST")["reason"]
@@ -227,7 +228,7 @@ def test_another_host_dies(box: SshProject, silent: bool) -> None:
 def test_the_first_host_dies(box: SshProject) -> None:
     run = started(box, *TWO_HOSTS, QUICK, "compute.connect_timeout_s=1", script=FOREVER)
     box.hosts.hosta.kill()
-    until(lambda: not box.left(), 60)  # the ranks of the other end by themselves
+    until(lambda: not box.running(), 60)  # the ranks of the other end by themselves
     assert box.launch("cancel", run.name).stdout == f"{run.name} CANCELLED\n"
     assert state(run) == "CANCELLED"
     assert "hosta" in outcome(run)["reason"]
@@ -237,5 +238,5 @@ def test_to_cancel_ends_what_the_others_run(box: SshProject) -> None:
     run = started(box, *TWO_HOSTS, "compute.connect_timeout_s=1", script=FOREVER)
     box.hosts.hosta.kill()
     assert box.launch("cancel", run.name).stdout == f"{run.name} CANCELLED\n"
-    assert [each for each in box.left() if "bootstrap" in each] == []
+    assert [each for each in box.running() if "bootstrap" in each] == []
     assert events(run)[-1]["state"] == "CANCELLED"

@@ -76,7 +76,7 @@ def most_at_once(told: list[dict[str, Any]], host: str) -> int:
 
 
 def nothing_is_left(pool: SshProject) -> None:
-    until(lambda: pool.left() == [])
+    until(lambda: pool.running() == [])
     assert all(free(host) for host in pool.hosts.all)
 
 
@@ -165,7 +165,7 @@ def test_a_sweep_is_cleaned_away(pool: SshProject) -> None:
     assert all(pool.there(run).is_dir() for run in pool.runs), done.stdout
     let_go(pool)
     assert set(ended(pool, first).values()) == {"SUCCEEDED"}
-    until(lambda: pool.left() == [])
+    until(lambda: pool.running() == [])
     done = pool.launch(*clean)
     assert done.returncode == 0, done.stderr
     for host in pool.hosts.all[:2]:
@@ -278,7 +278,7 @@ def test_a_submit_that_is_killed_is_typed_again(pool: SshProject) -> None:
 
 def test_nobody_is_needed_here(pool: SshProject) -> None:
     first, _ = sweep(pool, "script_params.lr=1,2,3,4,5,6")
-    until(lambda: pool.left() == [])  # nothing of ours runs here meanwhile
+    until(lambda: pool.running() == [])  # nothing of ours runs here meanwhile
     assert {state(run) for run in pool.runs} == {"SUBMITTING"}
     assert set(ended(pool, first).values()) == {"SUCCEEDED"}
     assert len(told(pool)) == 6

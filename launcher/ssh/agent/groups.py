@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import outcome, process
 from launcher.errors import LaunchError
-from launcher.job import RunState
+from launcher.hosts import POOL
+from launcher.job import WRITTEN, RunState
 from launcher.pool.claim import claim, is_on_its_way
 from launcher.pool.claim import has_begun as launched
 from launcher.processes import alive
@@ -25,18 +26,20 @@ from launcher.store import RunFolder, last_lines, write_atomically
 from launcher.sweep.store import SWEEPS, GroupFolder
 
 if TYPE_CHECKING:
+    from launcher.process import Running
     from launcher.ssh.agent.serve import Agent
 
-_FOLDERS = ("code", "logs", "outputs", "checkpoints", "ranks")
-_NAME = re.compile(r"([\w-]+)/(\d+)")
+_NAME = re.compile(rf"([\w-]+)/(\d+|{POOL})")
 _POLL_S = 0.002
+_HANDOVER_S = 10.0  # at most, from when a pool is told to begin to its first word
 
 
 def extend(agent: Agent) -> None:
     """Have the agent carry out what is below."""
     queues = Queues(agent)
     agent.requests |= {
-        each.__name__: each for each in (queues.lay, queues.pool, queues.settle, queues.withdraw)
+        each.__name__: each
+        for each in (queues.lay, queues.pool, queues.go, queues.settle, queues.withdraw)
     }
 
 
@@ -46,6 +49,7 @@ class Queues:
     def __init__(self, agent: Agent) -> None:
         """Begin with what the agent knows."""
         self.agent = agent
+        self.waiting: dict[str, Running] = {}  # pools that have not been told to begin
 
     def lay(self, head: dict[str, Any], body: bytes) -> int:
         """Make the folders of runs, and their group's, with the files that the body holds.
@@ -57,7 +61,7 @@ class Queues:
             for run_id, files in head["runs"].items():
                 own, at = _texts(files, body, at)
                 folder = self._run(run_id)
-                for name in _FOLDERS:
+                for name in WRITTEN:
                     os.makedirs(folder.file(name), exist_ok=True)
                 _write(folder.path, [*common, *own])
             if head["files"]:
@@ -66,7 +70,7 @@ class Queues:
         return len(head["runs"])
 
     def pool(self, head: dict[str, Any], body: bytes) -> bool:
-        """Start a group's pool; return True once it has told that it has its runs.
+        """Start a group's pool, which connects to its hosts until it is told to go, or we end.
 
         The body holds the variables that it is to have beside ours.
         """
@@ -75,6 +79,13 @@ class Queues:
         given = dict(each.split("=", 1) for each in texts if each)
         with open(folder.file("pool.log"), "ab") as log:
             started = process.start(head["argv"], log=log, env={**os.environ, **given}, waits=True)
+        self.waiting[head["group"]] = started
+        return True
+
+    def go(self, head: dict[str, Any], _: bytes) -> bool:
+        """Tell a group's pool to begin; return True once it has told that it has its runs."""
+        folder = group(self.agent.workdir, head["group"])
+        started = self.waiting.pop(head["group"])
         assert started.stdin is not None  # noqa: S101 - for the type checker
         with contextlib.suppress(BrokenPipeError), started.stdin:
             started.stdin.write(b"!")
@@ -120,10 +131,12 @@ class Queues:
 
 
 def group(workdir: str, name: str) -> GroupFolder:
-    """Return the folder of a group, ``SWEEP/K``, on this host."""
+    """Return the folder of a group on this host: ``SWEEP/K``, or ``RUN/pool`` of one run only."""
     found = _NAME.fullmatch(name)
     if found is None:
         raise LaunchError(f"{name!r} is no group")
+    if found[2] == POOL:
+        return GroupFolder(os.path.join(workdir, "runs", name))
     return GroupFolder(os.path.join(workdir, "runs", SWEEPS, found[1], "groups", found[2]))
 
 
@@ -147,8 +160,16 @@ class Pools:
         if name not in self._live:
             of = group(self._workdir, name)
             told = [each for each in of.events() if each["state"] == RunState.PENDING.value]
-            self._live[name] = bool(told) and alive(told[-1], of.file("heartbeat"))
+            heartbeat = of.file("heartbeat")
+            self._live[name] = alive(told[-1], heartbeat) if told else _is_about_to_begin(of)
         return self._live[name] or is_on_its_way(folder)
+
+
+def _is_about_to_begin(folder: GroupFolder) -> bool:
+    """Return whether a group's pool may have been told to begin just now, and has not said so."""
+    with contextlib.suppress(OSError):
+        return time.time() - os.stat(folder.file("group.json")).st_mtime < _HANDOVER_S
+    return False
 
 
 def _texts(

@@ -14,19 +14,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from launcher import process
-from launcher.errors import LaunchError
 from launcher.processes import alive, marked
 from launcher.ssh.agent import environments, groups, shelf
-from launcher.ssh.agent.objects import Objects
 from launcher.store import RunFolder, write_atomically
 
 if TYPE_CHECKING:
     from launcher.ssh.agent.serve import Agent
 
-_FOLDERS = ("code", "logs", "outputs", "checkpoints", "ranks")
-_POLL_S = 0.002
 _MOST = 4 << 20  # bytes of a run that one answer brings
-_HANDOVER_S = 10.0  # at most, from a run's claim to its supervisor's first word
 _ENDING_S = 0.05  # between two looks at processes that are ending
 _PIECE = tuple[str, int, int, int]  # path, offset, size, time of change in ns
 
@@ -38,7 +33,7 @@ def extend(agent: Agent, root: str) -> None:
     agent.requests |= {
         each.__name__: each
         for each in (
-            *(runs.files, runs.start, runs.pull, runs.outputs, runs.fetch),
+            *(runs.pull, runs.outputs, runs.fetch),
             *(runs.interrupt, runs.end, runs.remove, runs.reach, runs.reached),
         )
     }
@@ -58,51 +53,6 @@ class Runs:
 
     def _folder(self, run_id: str) -> RunFolder:
         return RunFolder(os.path.join(self.agent.workdir, "runs", os.path.basename(run_id)))
-
-    def files(self, head: dict[str, Any], body: bytes) -> str:
-        """Make the run's folder, with the files that the body holds; return its path."""
-        folder = self._folder(head["run"])
-        with Objects(self.agent.workdir).in_use():
-            return self._write(folder, head, body)
-
-    def _write(self, folder: RunFolder, head: dict[str, Any], body: bytes) -> str:
-        for name in _FOLDERS:
-            os.makedirs(folder.file(name), exist_ok=True)
-        at = 0
-        for path, mode, size in head["files"]:
-            target = os.path.normpath(folder.file(path))
-            if not target.startswith(f"{folder.path}/"):
-                raise LaunchError(f"{path}: not in the run's folder")
-            os.makedirs(os.path.dirname(target), exist_ok=True)
-            text = body[at : at + size].decode("utf-8", "surrogateescape")
-            write_atomically(target, text, mode)
-            at += size
-        return folder.path
-
-    def start(self, head: dict[str, Any], body: bytes) -> bool:
-        """Start the run's supervisor unless the run has begun; its variables come as a body.
-
-        It is in a session of its own, and begins at once. Return True once it has had its first
-        word.
-        """
-        folder = self._folder(head["run"])
-        if os.path.exists(folder.file("job")):
-            return True
-        known = len(folder.events())
-        given = dict(
-            each.split("=", 1)
-            for each in body.decode("utf-8", "surrogateescape").split("\0")
-            if each
-        )
-        log = folder.file("logs", "launch.log")
-        with open(log, "ab") as to:
-            started = process.start(head["argv"], log=to, env={**os.environ, **given})
-        while len(folder.events()) == known and started.poll() is None:
-            time.sleep(_POLL_S)
-        if len(folder.events()) == known:
-            with open(log, encoding="utf-8", errors="replace") as file:
-                raise LaunchError(f"the supervisor ended at once: {file.read()[-2000:]}")
-        return True
 
     def pull(self, head: dict[str, Any], _: bytes) -> tuple[dict[str, Any], bytes]:
         """Return what runs have written beyond what the other end has, and how they are.
@@ -138,7 +88,7 @@ class Runs:
         return {
             "there": os.path.isdir(folder.path),
             "claimed": os.path.exists(folder.file("job")),
-            "alive": _supervisor(folder) is not None or _is_about_to_begin(folder),
+            "alive": _supervisor(folder) is not None,
             "restarted": _has_restarted(folder),
         }
 
@@ -222,14 +172,6 @@ def _supervisor(folder: RunFolder) -> int | None:
         if event["state"] == "RUNNING" and "born" in event:
             return int(event["pid"]) if alive(event, "") else None
     return None
-
-
-def _is_about_to_begin(folder: RunFolder) -> bool:
-    """Return whether a supervisor took the run just now, and has not had its first word."""
-    with contextlib.suppress(OSError):
-        begun = any(each["state"] == "RUNNING" for each in folder.events())
-        return not begun and time.time() - os.stat(folder.file("job")).st_mtime < _HANDOVER_S
-    return False
 
 
 def _has_restarted(folder: RunFolder) -> bool:

@@ -1,0 +1,96 @@
+"""Runs of no sweep on ssh hosts: where there is room they start, else they wait their turn."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from tests.real.conftest import log, until
+from tests.real.slurm import WAITS
+from tests.real.ssh import SINGLE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.real.ssh import SshProject
+
+ONE_EACH = (*SINGLE, "compute.hosts=[{host: hosta, slots: 1}, {host: hostb, slots: 1}]")
+BOTH = ("nodes=2", "dist=mpi", "dist.horovod=false")
+
+
+def started(box: SshProject, *options: str) -> Path:
+    """Return a run that waits for the file ``go`` beside its logs."""
+    run = box.submit(*options)
+    on = box.becomes(run, "RUNNING")["nodes"]
+    (host,) = [each for each in box.hosts.all if each.name == on[0]]
+    until(lambda: "ready" in box.said(run, host=host))
+    return run
+
+
+def end(box: SshProject, run: Path) -> None:
+    for host in box.hosts.all:
+        if box.there(run, host).exists():
+            (box.there(run, host) / "go").touch()
+    assert box.launch("wait", run.name).stdout == f"{run.name} SUCCEEDED\n"
+
+
+def test_runs_spread_over_hosts_and_wait_their_turn(box: SshProject) -> None:
+    box.write("train.py", WAITS)
+    first, second = started(box, *ONE_EACH), started(box, *ONE_EACH)
+    assert box.status(first)["nodes"] == ["hosta"]
+    assert box.status(second)["nodes"] == ["hostb"]
+    waiting = box.launch(*ONE_EACH, *BOTH)
+    assert "waits until 2 of hosta, hostb have room" in waiting.stderr
+    both = box.path / "runs" / waiting.stdout.strip()
+    last = box.submit(*ONE_EACH)
+    for run in (both, last):
+        told = box.status(run)
+        assert (told["state"], told["started"]) == ("PENDING", None)
+    end(box, second)  # hostb is free: who needs both waits for hosta before it asks for hostb
+    assert box.becomes(last, "RUNNING")["nodes"] == ["hostb"]
+    end(box, first)
+    late = box.submit(*ONE_EACH)  # hosta is kept for who came first
+    assert box.status(both)["state"] == box.status(late)["state"] == "PENDING"
+    end(box, last)
+    assert box.becomes(both, "RUNNING")["nodes"] == ["hosta", "hostb"]
+    until(lambda: "ready" in box.said(both, 1, box.hosts.hostb))
+    assert box.status(late)["state"] == "PENDING"
+    end(box, both)
+    assert len(box.becomes(late, "RUNNING")["nodes"]) == 1
+    end(box, late)
+    assert log(late).endswith("end\n")
+    assert box.left() == []
+
+
+def test_a_run_that_waits_is_cancelled(box: SshProject) -> None:
+    box.write("train.py", WAITS)
+    words = (*SINGLE, "compute.hosts=[{host: hosta, slots: 1}]")
+    first, second = started(box, *words), box.submit(*words)
+    assert box.launch("cancel", second.name).stdout == f"{second.name} CANCELLED\n"
+    assert box.status(first)["state"] == "RUNNING"
+    end(box, first)
+    assert box.status(second)["started"] is None
+    assert box.left() == []
+
+
+def test_without_a_lease_all_start_at_once(box: SshProject) -> None:
+    box.write("train.py", WAITS)
+    first = started(box, *ONE_EACH)
+    at_once = [started(box, *ONE_EACH, *more, "compute.lease=false") for more in ((), BOTH)]
+    assert [box.status(run)["nodes"] for run in at_once] == [["hosta"], ["hosta", "hostb"]]
+    for run in (*at_once, first):
+        end(box, run)
+    assert box.left() == []
+
+
+def test_a_run_whose_pool_is_gone_is_told_so(box: SshProject) -> None:
+    box.write("train.py", WAITS)
+    words = (*SINGLE, "compute.hosts=[{host: hosta, slots: 1}]")
+    first, second = started(box, *words), box.submit(*words)
+    host = box.hosts.hosta
+    (pool,) = [pid for pid, said in host.processes().items() if f"{second.name}/pool" in said]
+    os.kill(pool, signal.SIGKILL)
+    assert "pool on hosta" in box.becomes(second, "LOST")["reason"]
+    end(box, first)
+    assert box.left() == []
