@@ -39,9 +39,8 @@ def facts(job: JobSpec, source: Place | Snapshot, *, pool: bool) -> Facts:
     or hosts differ where they must not; each names the host.
     """
     compute = cast("Ssh", job.compute)
-    # Runs that lease, and those of a sweep, are wherever there is room for them.
-    several = pool or compute.lease
-    named = compute.named() if several else compute.named()[: job.resources.nodes]
+    # Who leases, and who is one of many, is wherever there is room.
+    named = compute.named()[: None if pool or compute.lease else job.resources.nodes]
     targets = [way_to(compute, each.name) for each in named]
     paths = [path for name, path in job.data.items() if name not in job.uploads]
     # While ssh connects there is time to look at what is to be sent.

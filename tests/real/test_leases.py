@@ -193,7 +193,7 @@ def test_a_run_of_two_hosts_has_both_until_nothing_of_it_lives_there(lab: SshHos
     kill(runs.pool)
     rank = "LAUNCHER_RUN_ID=run-0 setsid sleep 600 >/dev/null 2>&1 &"
     assert lab.ssh("hostb", rank).returncode == 0
-    one, _ = (pid for pid, words in b.processes().items() if "/ssh/keep.py" in words)
+    one, _ = (pid for pid, words in b.processes().items() if "/pool/keep.py" in words)
     kill(one)
     with Holder(a) as first, Holder(b) as second:
         assert first.ask() == {"ahead": 0, "ask": 1}

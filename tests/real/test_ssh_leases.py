@@ -94,3 +94,21 @@ def test_a_run_whose_pool_is_gone_is_told_so(box: SshProject) -> None:
     assert "pool on hosta" in box.becomes(second, "LOST")["reason"]
     end(box, first)
     assert box.left() == []
+
+
+def test_a_host_that_started_again_while_others_wait(box: SshProject) -> None:
+    """The pool on the first host lives, and has more to start: that says nothing of this run."""
+    box.write("train.py", WAITS)
+    first = started(box, *ONE_EACH)
+    done = box.launch("-m", *ONE_EACH, "compute.connect_timeout_s=1", "script_params.lr=1,2")
+    assert done.returncode == 0, done.stderr
+    one, other = sorted({*box.runs} - {first})
+    assert box.becomes(one, "RUNNING")["nodes"] == ["hostb"]
+    box.hosts.hostb.kill()
+    assert "hostb" in box.becomes(one, "RUNNING")["reason"]
+    box.hosts.hostb.start()
+    assert "hostb was started again" in box.becomes(one, "FAILED")["reason"]
+    assert box.becomes(other, "RUNNING")["nodes"] == ["hostb"]
+    end(box, first)
+    end(box, other)
+    assert box.left() == []

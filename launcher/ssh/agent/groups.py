@@ -18,7 +18,7 @@ from launcher import outcome, process
 from launcher.errors import LaunchError
 from launcher.hosts import POOL
 from launcher.job import WRITTEN, RunState
-from launcher.pool.claim import claim, is_on_its_way
+from launcher.pool.claim import claim, is_claimed, is_on_its_way
 from launcher.pool.claim import has_begun as launched
 from launcher.processes import alive
 from launcher.ssh.agent.objects import Objects
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(rf"([\w-]+)/(\d+|{POOL})")
 _POLL_S = 0.002
-_HANDOVER_S = 10.0  # at most, from when a pool is told to begin to its first word
+_HANDOVER_S = 10.0  # at most, from when a pool or a supervisor is told to begin to its first word
 
 
 def extend(agent: Agent) -> None:
@@ -157,18 +157,20 @@ class Pools:
         """Return whether who is to start a run lives: its pool, or who has just claimed it."""
         if not name or launched(folder):
             return False
+        if is_claimed(folder):  # and maybe started on another host, which tells then
+            return is_on_its_way(folder) or _is_young(folder.file("job"))
         if name not in self._live:
             of = group(self._workdir, name)
             told = [each for each in of.events() if each["state"] == RunState.PENDING.value]
-            heartbeat = of.file("heartbeat")
-            self._live[name] = alive(told[-1], heartbeat) if told else _is_about_to_begin(of)
-        return self._live[name] or is_on_its_way(folder)
+            heartbeat, begins = of.file("heartbeat"), of.file("group.json")
+            self._live[name] = alive(told[-1], heartbeat) if told else _is_young(begins)
+        return self._live[name]
 
 
-def _is_about_to_begin(folder: GroupFolder) -> bool:
-    """Return whether a group's pool may have been told to begin just now, and has not said so."""
+def _is_young(path: str) -> bool:
+    """Return whether who is to begin was told so just now, and has not had its first word."""
     with contextlib.suppress(OSError):
-        return time.time() - os.stat(folder.file("group.json")).st_mtime < _HANDOVER_S
+        return time.time() - os.stat(path).st_mtime < _HANDOVER_S
     return False
 
 
