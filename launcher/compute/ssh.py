@@ -96,7 +96,14 @@ class Ssh:
                 )
 
     def refuse(self, job: JobSpec, facts: Facts) -> None:
-        """Raise PlanError when the hosts have fewer GPUs than the ranks are to have."""
+        """Raise PlanError when too few hosts are reached, or have too few GPUs for the ranks."""
+        reached = [each.name for each in _hosts(facts).hosts]
+        if len(reached) < job.resources.nodes:
+            raise PlanError(
+                f"nodes={job.resources.nodes}: of compute.hosts only {', '.join(reached)} can be "
+                "reached",
+                hint="launcher doctor compute=ssh ... tells why.",
+            )
         wanted = job.resources.procs_per_node * job.resources.gpus_per_proc
         for host in _hosts(facts).hosts:
             if host.gpus < wanted:

@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING, Any, cast
 
 from launcher import process
 from launcher.environment.locate import Prefix
-from launcher.errors import ConfigError, PlanError, ProvisionError
+from launcher.errors import ConfigError, PlanError, ProvisionError, SubmitError
 from launcher.hosts import Host, Hosts
 from launcher.job import Facts
 from launcher.processes import this_process
 from launcher.ssh.agent.environments import asked
 from launcher.ssh.bundle import bundle
 from launcher.ssh.carry import looked
-from launcher.ssh.connection import Target, also_known, everywhere, settings
+from launcher.ssh.connection import (
+    Target,
+    also_known,
+    connected,
+    everywhere,
+    settings,
+    side_by_side,
+)
 from launcher.ssh.ready import ready
 
 if TYPE_CHECKING:
@@ -33,18 +40,16 @@ _ROOM_MB = 256  # without which nothing is begun on a host
 
 
 def facts(job: JobSpec, source: Place | Snapshot, *, pool: bool) -> Facts:
-    """Return what the hosts have that the job may be on; SubmitError: one is not reached.
+    """Return what the hosts have that the job may be on; SubmitError: too few are reached.
 
     ``pool``: it is one of several. ConfigError, PlanError, ProvisionError: a host lacks something,
     or hosts differ where they must not; each names the host.
     """
     compute = cast("Ssh", job.compute)
-    # Who leases, and who is one of many, is wherever there is room.
-    named = compute.named()[: None if pool or compute.lease else job.resources.nodes]
-    targets = [way_to(compute, each.name) for each in named]
-    paths = [path for name, path in job.data.items() if name not in job.uploads]
     # While ssh connects there is time to look at what is to be sent.
     threading.Thread(target=bundle, daemon=True).start()
+    named, targets = _reached(compute, job.resources.nodes, pool=pool)
+    paths = [path for name, path in job.data.items() if name not in job.uploads]
     channels = everywhere(lambda target: ready(target, paths), targets)
     for target, channel in zip(targets, channels, strict=True):
         also_known(target, channel.facts["workdir"])
@@ -73,6 +78,21 @@ def facts(job: JobSpec, source: Place | Snapshot, *, pool: bool) -> Facts:
         ),
         data=looked(job.uploads, channels, _say),
     )
+
+
+def _reached(compute: Ssh, nodes: int, *, pool: bool) -> tuple[list[Named], list[Target]]:
+    """Return the hosts that the job may be on, less those that are down and can be done without."""
+    # Who leases, and who is one of many, is wherever there is room.
+    named = compute.named()[: None if pool or compute.lease else nodes]
+    targets = [way_to(compute, each.name) for each in named]
+    answers = side_by_side(connected, targets)
+    errors = [each for each in answers if isinstance(each, SubmitError)]
+    if len(answers) - len(errors) < nodes:
+        raise errors[0]
+    for error in errors:
+        _say(f"launcher: {error.message}: done without it")
+    there = [number for number, each in enumerate(answers) if not isinstance(each, SubmitError)]
+    return [named[number] for number in there], [targets[number] for number in there]
 
 
 def _say(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -112,3 +113,20 @@ def test_a_host_that_started_again_while_others_wait(box: SshProject) -> None:
     end(box, first)
     end(box, other)
     assert box.left() == []
+
+
+def test_a_host_that_is_down_is_done_without(box: SshProject) -> None:
+    box.write("train.py", "import os\nprint(os.uname().nodename)\n")
+    box.hosts.hosta.stop_sshd(cut=True)
+    done = box.launch(*ONE_EACH, "wait=true")
+    assert done.stdout == "hostb\n", done.stderr
+    assert "hosta cannot be reached" in done.stderr
+    assert "done without it" in done.stderr
+    record = json.loads((box.run / "run.json").read_text())
+    assert [each["name"] for each in record["hosts"]["hosts"]] == ["hostb"]
+    two = box.launch(*ONE_EACH, *BOTH)
+    assert (two.returncode, "hosta cannot be reached" in two.stderr) == (3, True), two.stderr
+    sweep = box.launch("-m", *ONE_EACH, *BOTH[1:], "nodes=1,2")
+    assert sweep.returncode == 2
+    assert "nodes=2: of compute.hosts only hostb can be reached" in sweep.stderr
+    box.hosts.hosta.start_sshd()
