@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from launcher.store import RunFolder, RunStatus
 
-_POLL_S = 0.01  # while output comes, and at first
-_IDLE_S = 0.05
+_POLL_S, _IDLE_S = 0.01, 0.2  # between two looks at logs, while output comes and long after
 _SETTLES_S = 3.0  # a scheduler gives passing reasons at first
 _LOOK_S = 0.5  # between two looks at the state, at most
 _CHUNK = 1 << 20  # bytes of a log at once
@@ -137,4 +136,5 @@ def follow(tail: Tail, write: Callable[[bytes], object], say: Callable[[str], ob
         if status is not None and status.state.final:
             tail.drain(write)
             return status
-        time.sleep(_POLL_S if time.monotonic() - last < 1 else _IDLE_S)
+        # The longer nothing came, the less a run on other hosts is to feel of being watched.
+        time.sleep(min(_POLL_S + (time.monotonic() - last) / 50, _IDLE_S))

@@ -163,8 +163,7 @@ class Guard:
 
         ``pid``: the forked rank, if it was; ``signals`` fills with those that this process gets.
         """
-        self.folder = folder
-        self.pid = pid  # 0 when it must not be signalled
+        self.folder, self.pid = folder, pid  # 0 when it must not be signalled
         # Sent by the starter to the process group: the rank has them too.
         self.signals = [] if signals is None else signals
         self.told: list[int] = []
@@ -226,6 +225,7 @@ class Guard:
         assert self.line is not None  # noqa: S101 - for the type checker
         self.line.run()
         if not self.line.released:
+            self.entry["alone"] = True
             self._file()
             if self.line.silence_s and self.line.socket is not None and self.pid:
                 # Its supervisor's host is lost: nobody else ends the rank, and mpirun's daemon.

@@ -211,7 +211,7 @@ def _conclude(run: Open, why: str) -> None:
 def _view(run: Open, seen: Seen | SubmitError) -> View:
     """Return what is told of a run where it is; ``run``: as it was before that was asked."""
     if isinstance(seen, SubmitError):
-        return View(holds=None, reason=seen.message)
+        return _without_its_first(run, seen)
     if seen.alive or seen.coming:
         reason = "" if seen.alive else _waits_for(run)
         return View(holds=True, reason=reason, brought=True)
@@ -229,6 +229,21 @@ def _view(run: Open, seen: Seen | SubmitError) -> View:
         return View(holds=False, state=RunState.FAILED, reason=reason, brought=True)
     reason = f"its supervisor on {first} is gone and left no result"
     return View(holds=False, state=RunState.LOST, reason=reason, brought=True)
+
+
+def _without_its_first(run: Open, error: SubmitError) -> View:
+    """Return what is told by the others of a run whose first host is not reached.
+
+    It may be cut off from us alone: the run is over only where they have lost it, too.
+    """
+    hosts, others = all_hosts(run.record), hosts_of(run)[1:]
+    ended = side_by_side(
+        lambda host: of_run(hosts, host).ask("is_left_alone", run=run.folder.id)[0], others
+    )
+    if True in ended and not any(each is False for each in ended):
+        reason = f"{error.message}; its other hosts have lost it, too, and ended their ranks"
+        return View(holds=False, state=RunState.FAILED, reason=reason, brought=True)
+    return View(holds=None, reason=error.message)
 
 
 def _waits_for(run: Open) -> str:

@@ -34,7 +34,7 @@ def extend(agent: Agent, root: str) -> None:
         each.__name__: each
         for each in (
             *(runs.pull, runs.outputs, runs.fetch),
-            *(runs.interrupt, runs.end, runs.remove, runs.reach, runs.reached),
+            *(runs.is_left_alone, runs.interrupt, runs.end, runs.remove, runs.reach, runs.reached),
         )
     }
     environments.extend(agent)
@@ -115,6 +115,11 @@ class Runs:
         if pid is not None:
             _signal([pid], signal.SIGTERM)
         return pid is not None
+
+    def is_left_alone(self, head: dict[str, Any], _: bytes) -> bool:
+        """Return whether the run's ranks here have lost their supervisor's host, and ended."""
+        ranks = self._folder(head["run"]).ranks()
+        return any(each.get("alone") for each in ranks) and not marked(head["run"])
 
     def end(self, head: dict[str, Any], _: bytes) -> int:
         """End what is left of a run here, the ranks after their grace; return how many it was."""
