@@ -29,8 +29,9 @@ def list_runs(argv: Sequence[str]) -> int:
     options_of = parser("runs", list_runs)
     options_of.add_argument("--sweep", metavar="ID", help=f"the runs of one sweep: {SWEEP_HELP}")
     options_of.add_argument("--sort", metavar="NAME", help=_SORT_HELP)
-    options_of.add_argument("--csv", action="store_true", help="as CSV, numbers in full")
-    options_of.add_argument("--json", action="store_true", help="as JSON")
+    form = options_of.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="as CSV, numbers in full")
+    form.add_argument("--json", action="store_true", help="as JSON")
     options_of.add_argument(
         "-n", type=int, metavar="N", help="the latest N only; sorted, the top N"
     )

@@ -48,6 +48,7 @@ class Choice:
     new: Mapping[str, Draft]
     kept: Mapping[str, RunStatus]
     runs: Mapping[str, str]
+    alike: int  # points that are the same as others in all that decides how a run ends
     changed: int
 
 
@@ -129,7 +130,8 @@ def choose(
         else:
             again.setdefault(name, draft)
     changed = sum(tuple(sorted(each.values.items())) in seen for each in first.values())
-    return Choice(new={**first, **again}, kept=kept, runs=last, changed=changed)
+    alike = len(signatures) - len(wanted)
+    return Choice(new={**first, **again}, kept=kept, runs=last, alike=alike, changed=changed)
 
 
 def _stays(status: RunStatus, policy: str) -> bool:
@@ -151,6 +153,9 @@ def _has_outputs(draft: Draft, status: RunStatus, sweeps: Sweeps) -> bool:
 
 def told(choice: Choice, policy: str) -> Iterator[str]:
     """Yield which points are not launched, and which are although there was one like them."""
+    if choice.alike:
+        points = "1 point is" if choice.alike == 1 else f"{choice.alike} points are"
+        yield f"launcher: {points} the same as others, and share their runs"
     if choice.changed:
         like = "point" if choice.changed == 1 else "points"
         yield (

@@ -106,6 +106,8 @@ def _in_lines(
             if run and run not in told and (status is None or status.state.final):
                 told.add(run)
                 print(f"{run} {point.state}", flush=True)
+                if status and status.reason:
+                    say(f"launcher: {run}: {status.reason}")
         first = next((each.status for each in points if each.state == "PENDING"), None)
         if first:
             waiting.look(first)

@@ -86,7 +86,7 @@ def queued_lines(sweep: Sweep, done: Queued, where: str) -> list[str]:
         lines.append(f"launcher: sweep {sweep_id}: nothing is left to launch")
     else:
         kinds = Counter(plan.kind for plan in done.groups)
-        names = {"slurm": "job array", "local": "pool"}
+        names = {"slurm": "job array", "local": "pool", "ssh": "pool"}
         how = ", ".join(
             f"{number} {names.get(kind, kind)}{'s' if number > 1 else ''}"
             for kind, number in kinds.items()

@@ -169,7 +169,9 @@ def test_a_sweep_is_read(project: Project) -> None:
     states = ("SUCCEEDED", "FAILED", "SUCCEEDED")
     lines = [f"{run} {state}" for run, state in zip(runs, states, strict=True)]
     assert sorted(waited.stdout.splitlines()) == sorted(lines)
-    assert waited.stderr == "launcher: 1 of 4 points have no run\n"
+    why, without = waited.stderr.splitlines()
+    assert why.startswith(f"launcher: {runs[1]}: the script failed")
+    assert without == "launcher: 1 of 4 points have no run"
 
     listed = project.launch("sweeps").stdout.splitlines()
     assert listed[0].split() == [
@@ -279,3 +281,12 @@ def test_ctrl_c_ends_the_watching_not_the_sweep(
     assert [Run(store.folder(run)).state.value for run in runs] == ["RUNNING"] * 2
     (project.path / "go").touch()
     assert project.launch("wait", SWEEP).returncode == 0
+
+
+def test_points_that_are_the_same_are_told(project: Project) -> None:
+    project.write("train.py", "pass\n")
+    words = ("entry_script=train.py", "environment.torch=null", "script_params.lr=0.1,0.1")
+    done = project.launch("-m", *words, "wait=true")
+    assert done.returncode == 0, done.stderr
+    assert "1 point is the same as others" in done.stderr
+    assert len(project.runs) == 1
