@@ -285,7 +285,7 @@ def test_ctrl_c_ends_the_watching_not_the_sweep(
 
 def test_points_that_are_the_same_are_told(project: Project) -> None:
     project.write("train.py", "pass\n")
-    words = ("entry_script=train.py", "environment.torch=null", "script_params.lr=0.1,0.1")
+    words = ("entry_script=train.py", "environment.torch=null", "name=a,b")
     done = project.launch("-m", *words, "wait=true")
     assert done.returncode == 0, done.stderr
     assert "1 point is the same as others" in done.stderr
