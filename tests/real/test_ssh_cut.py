@@ -213,7 +213,7 @@ def test_two_hosts_go_on_without_us(box: SshProject) -> None:
     for host in box.hosts.all[:2]:
         host.cut_off(box.hosts.here)
     assert "hosta" in box.becomes(run, "RUNNING")["reason"]
-    time.sleep(10)  # longer than host_timeout_s
+    time.sleep(8)  # longer than host_timeout_s: nothing is to come of it
     let_go(box, run)
     until(lambda: "end" in box.said(run))
     for host in box.hosts.all[:2]:
@@ -228,7 +228,7 @@ def test_two_hosts_that_lose_each_other(box: SshProject) -> None:
     before = time.monotonic()
     box.hosts.hostb.cut_off(box.hosts.hosta.address)
     told = box.becomes(run, "FAILED")
-    assert time.monotonic() - before < 6 + 15
+    assert time.monotonic() - before < 6 + 25  # what ranks have to end, and mpirun
     assert "hostb" in told["reason"]
     until(lambda: box.left() == [])
 
