@@ -269,22 +269,18 @@ def main(path: str) -> int:
     except Refusal as error:
         print(f"launcher: {error}", file=sys.stderr, flush=True)
         return int(_beside("guard").Guard(folder, who.rank).refuse(error.status, str(error)))
-    signals: list[int] = []
-    for number in _NOTED:
-        signal.signal(number, lambda noted, _frame: signals.append(noted))
     source, output = os.pipe()
     refusal, refuse = os.pipe()
-    # Until the rank has taken the guard's handlers off: a signal would be noted, not heeded.
+    # The guard's for good: it looks which have come. A handler runs when Python gets to it.
     signal.pthread_sigmask(signal.SIG_BLOCK, _NOTED)
     pid = os.fork()
     if pid == 0:
         os.close(source)
         os.close(refusal)
         return child(spec, who, output, refuse)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOTED)
     os.close(output)
     os.close(refuse)
-    guard = _beside("guard").Guard(folder, who.rank, pid, signals)
+    guard = _beside("guard").Guard(folder, who.rank, pid, _NOTED)
     status = guard.keep(source, refusal, spec["secrets"])
     if stage is not None:
         os.chdir("/")

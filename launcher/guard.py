@@ -21,7 +21,7 @@ import time
 TYPE_CHECKING = False  # typing's own costs 3 ms
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 _LOST = 4096  # bytes of a log that are told over the line
@@ -156,19 +156,14 @@ def keep_alive(line: socket.socket, silence_s: int) -> None:
 class Guard:
     """The process that starts one rank, keeps its log, and tells how it ended."""
 
-    def __init__(
-        self, folder: str, rank: int, pid: int = 0, signals: list[int] | None = None
-    ) -> None:
+    def __init__(self, folder: str, rank: int, pid: int = 0, noted: Sequence[int] = ()) -> None:
         """Begin the record of ``rank``, and the line if there is a supervisor.
 
-        ``pid``: the forked rank, if it was; ``signals`` fills with those that this process gets.
+        ``pid``: the forked rank, if it was; ``noted``: the signals that this process has blocked.
         """
-        self.folder, self.pid = folder, pid  # 0 when it must not be signalled
-        # Sent by the starter to the process group: the rank has them too.
-        self.signals = [] if signals is None else signals
-        self.told: list[int] = []
-        self.signalling = threading.Lock()
-        self.filing = threading.Lock()
+        self.folder, self.pid, self.noted = folder, pid, noted  # pid 0: not to be signalled
+        self.told, self.signals = list[int](), list[int]()  # by the supervisor; to all of us
+        self.signalling, self.filing = threading.Lock(), threading.Lock()
         self.entry: dict[str, Any] = {"rank": rank, "host": os.uname().nodename}
         self.entry |= {"pid": pid or os.getpid(), "guard": os.getpid(), "started": time.time()}
         names = os.environ.get("LAUNCHER_CONTROL_HOST") or "127.0.0.1"
@@ -185,7 +180,6 @@ class Guard:
 
         ``source``: the pipe of its output; ``refusal``: the pipe of why it cannot run the script.
         """
-        pid = self.pid
         # Before anything of the rank can be seen: who ends the run must know that there is a rank,
         # and a line takes its time.
         self._file()
@@ -193,11 +187,11 @@ class Guard:
         relay = Relay(source, self._log(), secret_values(secrets))
         copying = threading.Thread(target=relay.run, daemon=True)
         copying.start()
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         with self.signalling:  # from here on, its number may become another process's
+            code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             self.pid = 0
-            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        self.entry |= {"ended": time.time(), "signals": self.signals[:]}
+        self.entry |= {"ended": time.time(), "signals": self._came()}
         os.set_blocking(refusal, False)  # a process that it left may hold the other end
         with contextlib.suppress(BlockingIOError):
             if reason := os.read(refusal, 4096):
@@ -270,10 +264,15 @@ class Guard:
                 if not _catches(self.pid, number):
                     return
                 self.entry["heard"] = True
-            # What this process got as well, the scheduler has sent to the rank too.
-            if self.pid and number not in self.signals:
+            if self.pid and number not in self._came():
                 with contextlib.suppress(OSError):
                     os.kill(self.pid, number)
+
+    def _came(self) -> list[int]:
+        """Return the signals that this process got: the scheduler sent them to the rank, too."""
+        while self.noted and (came := signal.sigtimedwait(self.noted, 0)):
+            self.signals.append(came.si_signo)
+        return self.signals[:]
 
     def _log(self) -> int:
         """Return the rank's log, opened; our own output where a full disk does not let us."""

@@ -6,6 +6,7 @@ Who ends a run calls this: its supervisor, or whoever finds that the scheduler e
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import signal
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
 
     from launcher.job import RunRecord
     from launcher.store import RunFolder
+
+
+_ROOM = 16 << 10  # bytes that the last event takes, at most
+_KEEP_SIZE = 1  # Source: fallocate(2)
+
+
+def keep_room(folder: RunFolder) -> None:
+    """Have room for a run's last event, whatever fills the disk by then, where that can be had."""
+    with contextlib.suppress(OSError), open(folder.file("events.jsonl"), "ab") as file:
+        start, size = ctypes.c_long(file.tell()), ctypes.c_long(_ROOM)
+        ctypes.CDLL(None).fallocate(file.fileno(), _KEEP_SIZE, start, size)
 
 
 def judge(

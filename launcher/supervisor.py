@@ -64,6 +64,7 @@ class Supervisor:
         if not self.attempt.claims():
             return RunState.LOST  # another job has this run
         self.folder.event(RunState.RUNNING, **this_process(), **self.attempt.where())
+        outcome.keep_room(self.folder)
         os.makedirs(self.folder.file("logs"), exist_ok=True)
         self.folder.forget_ranks()
         self.ending = self.attempt.refused()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 import time
@@ -34,6 +36,8 @@ _HINTS = {
     "wheel": "environment.horovod and environment.mpi say what is built. To use a Horovod that you "
     "installed yourself: environment.provision=current.",
 }
+_FULL = os.strerror(errno.ENOSPC)
+_HINT_FULL = "LAUNCHER_CACHE, on ssh hosts compute.workdir=/path, names a folder with more room."
 
 
 def ensure(prefix: Prefix, say: Callable[[str], None]) -> Prefix:
@@ -142,10 +146,12 @@ class Build:
         self.log.write(f"$ {shell_line(step.argv)}\n".encode("utf-8", "surrogateescape"))
         status = process.run_logged(step.argv, log=self.log, env={})
         if status:
+            end = _end(Path(self.recipe.log).read_text("utf-8", "replace"))
+            hint = _HINT_FULL if _FULL in end else _HINTS.get(step.role, _HINTS["install"])
             raise ProvisionError(
                 f"{step.says}: failed with exit status {status}; the log {self.recipe.log} ends\n"
-                f"{_end(Path(self.recipe.log).read_text('utf-8', 'replace'))}",
-                hint=_HINTS.get(step.role, _HINTS["install"]),
+                f"{end}",
+                hint=hint,
             )
 
     def _publish(self) -> None:

@@ -152,6 +152,7 @@ class Channel:
         last = (said.strip().splitlines() or ["it ended without a word"])[-1]
         return LostError(
             f"{self.name}: the connection ended: {last}",
+            hint="Once it is reached again the same command goes on.",
             exit_status=self.running.returncode,
             stderr=said,
             transient=True,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,12 +27,14 @@ from launcher.ssh.where import asked_of, hosts_of, way
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from launcher.hosts import Host
     from launcher.scheduler import Open
     from launcher.ssh.channel import Channel
     from launcher.ssh.connection import Target
     from launcher.store import RunFolder
 
 _EVENTS = "events.jsonl"
+_WAITS_S = 600.0  # for a host that is away when a run has ended, unless it is why
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +66,14 @@ def bring(runs: Sequence[Open]) -> dict[str, Seen | SubmitError]:
     while left:
         asked = _asked(left)
         told = dict(zip(asked, _all(asked), strict=True))
-        now = [_written(run, told) for run in left]
-        found |= {run.folder.id: _seen(run, told) for run in left}
-        # What waited may have begun on hosts that were not asked.
-        pairs = zip(left, now, strict=True)
-        left = [new for old, new in pairs if {*asked_of(new)} - {*asked_of(old)}]
+        now = [(run, _written(run, told)) for run in left]
+        left = []
+        for old, new in now:
+            known = new if isinstance(new, SubmitError) else _seen(old, told)
+            found[old.folder.id] = known
+            # What waited may have begun on hosts that were not asked.
+            if not isinstance(new, SubmitError) and {*asked_of(new)} - {*asked_of(old)}:
+                left.append(new)
     return found
 
 
@@ -94,10 +100,16 @@ def _answers(run: Open, told: Mapping[Target, _Told | SubmitError]) -> list[_Ans
     return [each if isinstance(each, SubmitError) else each[run.folder.id] for each in found]
 
 
-def _written(run: Open, told: Mapping[Target, _Told | SubmitError]) -> Open:
-    """Return the run with its new events, which are written here: those of several begin alike."""
+def _written(run: Open, told: Mapping[Target, _Told | SubmitError]) -> Open | SubmitError:
+    """Return the run with its new events, which are written here: those of several begin alike.
+
+    A SubmitError: it has ended, and what a host has of it is still to be brought.
+    """
     known = [each for each in _answers(run, told) if not isinstance(each, SubmitError)]
-    return _write_events(run, max((events for _, events in known), key=_length, default=[]))
+    try:
+        return _write_events(run, max((events for _, events in known), key=_length, default=[]))
+    except SubmitError as error:
+        return error
 
 
 def _seen(run: Open, told: Mapping[Target, _Told | SubmitError]) -> Seen | SubmitError:
@@ -215,19 +227,30 @@ def _finish(run: Open) -> None:
     """Bring the last of a run that has ended: logs, and results, from each host that is reached.
 
     Of files that several hosts have under one name the first host's is the one; the others lie in
-    ``outputs.HOST``.
+    ``outputs.HOST``. SubmitError: a host that may come back is away; the next command goes on.
     """
-    ways = [way(run, host) for host in hosts_of(run)]
-    side_by_side(lambda to: _bring(to, [run]), ways)
+    hosts = hosts_of(run)
+    logs = side_by_side(lambda host: _bring(way(run, host), [run]), hosts)
     taken: set[str] = set()
-    for to in ways:
-        with contextlib.suppress(SubmitError):
-            channel = ready(to)
+    for host, brought in zip(hosts, logs, strict=True):
+        try:
+            if isinstance(brought, SubmitError):
+                raise brought
+            channel = ready(way(run, host))
             there = channel.ask("outputs", run=run.folder.id)[0]
             for path, size, changed in there:
-                top = f"outputs.{to.name}" if path in taken else "outputs"
+                top = f"outputs.{host.name}" if path in taken else "outputs"
                 _fetch(channel, run.folder, (path, top), (size, changed))
             taken |= {path for path, *_ in there}
+        except SubmitError as error:
+            if error.transient and _comes_back(run.last, host):
+                raise
+
+
+def _comes_back(end: dict[str, Any], host: Host) -> bool:
+    """Return whether to wait for a host that is away when a run has ended."""
+    named = any(name in end.get("reason", "") for name in (host.name, host.hostname))
+    return not named and time.time() < end["time"] + _WAITS_S
 
 
 def _fetch(
@@ -245,14 +268,21 @@ def _fetch(
         about = os.stat(place)
         if (about.st_size, about.st_mtime_ns) == stamp:
             return
-    os.makedirs(os.path.dirname(place), exist_ok=True)
-    part, offset = f"{place}.{os.getpid()}.part", 0
-    with open(part, "wb") as file:
-        while data := channel.ask("fetch", run=folder.id, path=f"outputs/{path}", offset=offset)[1]:
-            file.write(data)
-            offset += len(data)
-    os.utime(part, ns=(stamp[1], stamp[1]))
-    os.replace(part, place)
+    folder_of, name = os.path.split(place)
+    os.makedirs(folder_of, exist_ok=True)
+    # What is half here is gone on with, unless the file has changed since.
+    part = os.path.join(folder_of, f".{name}.{stamp[1]}.part")
+    file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        head: dict[str, Any] = {"run": folder.id, "path": f"outputs/{path}"}
+        offset = os.fstat(file).st_size
+        while data := channel.ask("fetch", **head, offset=offset)[1]:
+            offset += os.pwrite(file, data, offset)
+    finally:
+        os.close(file)
+    with contextlib.suppress(FileNotFoundError):  # another command was quicker
+        os.utime(part, ns=(stamp[1], stamp[1]))
+        os.replace(part, place)
 
 
 def _commit(run: Open) -> None:

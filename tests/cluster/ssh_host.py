@@ -50,6 +50,7 @@ class SshHost(Host):
     until: Callable[[str, Callable[[], object]], None]  # wait for what a daemon brings about
     usual: tuple[str, ...] = ABSENT  # programs that it has not, if nothing else is said
     refused: set[str] = field(default_factory=set)  # keys
+    lost: set[str] = field(default_factory=set)  # addresses that nothing gets to
     home: dict[str, str] = field(default_factory=dict)  # what the user's holds at first
     sshd: subprocess.Popen[str] | None = None
 
@@ -94,8 +95,7 @@ class SshHost(Host):
         self._authorize()
         super().start()
         if self.far:
-            route = ("ip", "route", "add", "blackhole", self.far)
-            subprocess.run(self.inside(route), env=self.env, check=True)
+            self._route("add", self.far)
         script = (sys.executable, "-I", "-S", proxy.__file__)
         log = self.log.with_suffix(".proxy")
         log.unlink(missing_ok=True)
@@ -107,6 +107,7 @@ class SshHost(Host):
         """Pull the plug: all that runs there ends. The disk stays as it is."""
         super().kill()
         self.sshd = None
+        self.lost.clear()
 
     def unplug(self) -> None:
         """Pull the network's cable; what runs there goes on, and connections wait."""
@@ -114,6 +115,15 @@ class SshHost(Host):
 
     def plug(self) -> None:
         ip("link", "set", self.cable, "up")
+
+    def cut_off(self, address: str) -> None:
+        """Have what it sends to an address get lost; what comes from there arrives."""
+        self._route("add", address)
+        self.lost.add(address)
+
+    def let_through(self, address: str) -> None:
+        self._route("del", address)
+        self.lost.discard(address)
 
     def fill(self, room: int = 0) -> None:
         """Leave no room on the disk, or that many bytes."""
@@ -174,6 +184,8 @@ class SshHost(Host):
         if not self.pid:
             self.start()
         self.plug()
+        for address in [*self.lost]:
+            self.let_through(address)
         if not self.sshd:
             self.start_sshd()
         self.old_host_key()
@@ -193,6 +205,10 @@ class SshHost(Host):
         old, _ = (sshd.key(self.folder / each, f"root@{self.name}") for each in ("old", "new"))
         self._place_host_key("old")
         return old
+
+    def _route(self, what: str, address: str) -> None:
+        route = ("ip", "route", what, "blackhole", address)
+        subprocess.run(self.inside(route), env=self.env, check=True)
 
     def _furnish_disk(self) -> None:
         for path, mode in ON_DISK.items():

@@ -56,6 +56,11 @@ class SshHosts(Site):
         return (self.hosta, self.hostb, self.hostc)
 
     @property
+    def here(self) -> str:
+        """This machine's address, as they know it."""
+        return f"{self.claim.network}.1"
+
+    @property
     def config(self) -> Path:
         """The user's ssh_config, for `ssh -F`; root may use it as well."""
         return self.home() / ".ssh" / "config"
@@ -74,7 +79,7 @@ class SshHosts(Site):
     def _write(self) -> None:
         etc = self.folder / "etc"
         addresses = {name: f"{self.claim.network}.{11 + i}" for i, name in enumerate(NAMES)}
-        here = f"{self.claim.network}.1 {socket.gethostname()}"
+        here = f"{self.here} {socket.gethostname()}"
         names = ["127.0.0.1 localhost", here, *(f"{addresses[name]} {name}" for name in NAMES)]
         (etc / "hosts").write_text("\n".join(names) + "\n")
         (etc / "resolv.conf").write_text("nameserver 127.0.0.1\n")  # nobody answers, at once
@@ -111,7 +116,7 @@ class SshHosts(Site):
             keys=keys,
             usual=self._absent,
             upstream=sshd.upstream(),
-            far=f"{self.claim.network}.1" if name in JUMPS else "",
+            far=self.here if name in JUMPS else "",
             until=self._until,
         )
 

@@ -117,7 +117,7 @@ def share_wheels() -> None:
 
 def small_wheel(folder: Path, name: str) -> None:
     """Write a wheel, by hand, of a module that says where it is: nothing has to be fetched."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     about = f"{name}-1.0.dist-info"
     files = {
         f"{name}.py": "WORD = 'here'\n",

@@ -157,9 +157,10 @@ def test_what_the_scheduler_told_the_whole_tree_is_not_told_again(
 ) -> None:
     running = start(run, control, COUNTS)
     until(lambda: "ready" in run.log())
+    os.kill(running.pid, signal.SIGSTOP)  # the guard, which hears of both at once
     os.killpg(running.pid, signal.SIGUSR1)
-    time.sleep(1.0)  # for the guard to hear of it too, on a machine with much else to do
     control.tell(signal.SIGUSR1)
+    os.kill(running.pid, signal.SIGCONT)
     running.communicate(timeout=20)
     assert "told 1\n" in run.log()
     assert control.ranks()[0]["heard"] is True

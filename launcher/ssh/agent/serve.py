@@ -10,6 +10,7 @@ answers the last has ``ok``, or ``error``; those before it tell how it goes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -69,11 +70,19 @@ class Agent:
             except (Refused, self.kind.Broken) as error:
                 self.tell({"error": str(error)})
             except OSError as error:
-                self.tell({"error": str(error), "errno": error.errno})
+                self.tell(self._trouble(error))
             except Exception as error:  # noqa: BLE001 - the other end shows it
                 said = {"error": getattr(error, "message", repr(error))}
                 said["hint"] = getattr(error, "hint", "")  # of a LaunchError
                 self.tell({**said, "trace": traceback.format_exc()})
+
+    def _trouble(self, error: OSError) -> dict[str, Any]:
+        """Return what to tell of an error, with the next step where a disk is full."""
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return {"error": str(error)}
+        room = f"{error.strerror}: {error.filename or self.workdir}"
+        hint = "launcher clean shows what ours takes; compute.workdir=/path names another folder."
+        return {"error": room, "hint": hint}
 
     def tell(self, values: dict[str, Any], data: bytes = b"") -> None:
         """Send one message."""

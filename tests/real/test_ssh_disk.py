@@ -1,0 +1,132 @@
+"""Full disks of ssh hosts at each step of a run: what is told, and that nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+from tests.cluster.user import give
+from tests.real.conftest import log, until
+from tests.real.slurm import WAITS
+from tests.real.slurm_install import small_wheel
+from tests.real.ssh import SINGLE, TWO_HOSTS, outcome
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cluster.ssh_host import SshHost
+    from tests.real.ssh import SshProject
+
+MB = 1 << 20
+
+
+def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Check that a submit said these words, and how to go on."""
+    assert done.returncode == 3, done.stderr
+    for word in (*words, "No space left on device", "compute.workdir"):
+        assert word in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def ended(running: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Return how a submit ended, and what it said."""
+    out, err = running.communicate(timeout=120)
+    return subprocess.CompletedProcess(running.args, running.returncode, out, err)
+
+
+def runs_there(box: SshProject, host: SshHost) -> set[Path]:
+    return {*(host.user_home / ".launcher" / "runs").glob("2*")}
+
+
+def test_a_host_that_never_had_room(box: SshProject) -> None:
+    box.write("train.py", "print('here')\n")
+    host = box.hosts.hosta
+    ours = host.user_home / ".launcher"
+    box.launch("plan", *SINGLE)
+    ours.rename(ours.with_name("away"))
+    host.fill()
+    refused(box.launch(*SINGLE), "hosta", str(ours).rpartition("/home/")[2])
+    host.relieve()
+    done = box.launch(*SINGLE, "wait=true")
+    assert done.stdout == "here\n", done.stderr
+
+
+def test_code_that_finds_no_room(box: SshProject) -> None:
+    box.write("train.py", "import os\nprint(sum(os.path.getsize(f'{n}') for n in range(40)))\n")
+    for number in range(40):
+        (box.path / str(number)).write_bytes(os.urandom(1024) * (4 << 10))
+    give(box.path)
+    box.launch("plan", *TWO_HOSTS)
+    host = box.hosts.hostb
+    objects = host.user_home / ".launcher" / "objects"
+    before, known = len(list(objects.glob("*/*"))), runs_there(box, host)
+    with box.start(*TWO_HOSTS) as running:
+        until(lambda: len(list(objects.glob("*/*"))) > before + 3)
+        host.fill()
+        done = ended(running)
+    refused(done, "hostb")
+    assert box.runs == []
+    assert runs_there(box, host) == known
+    assert not list(objects.glob("*/*.new"))
+    host.relieve()
+    done = box.launch(*TWO_HOSTS, "wait=true", "script_params.again=true")
+    assert done.returncode == 0, done.stderr
+    assert log(box.run) == f"{40 * 4 * MB}\n"
+
+
+def test_an_environment_that_finds_no_room(box: SshProject) -> None:
+    box.write("train.py", "import launcher_tests_room as room\nprint(room.WORD)\n")
+    host = box.hosts.hosta
+    wheels = host.user_home / "wheels"
+    small_wheel(wheels, "launcher_tests_room")
+    words = (
+        *SINGLE,
+        "environment.pip_packages=[launcher_tests_room]",
+        "environment.pip_args=[--no-index,--find-links=/home/launchertest/wheels]",
+    )
+    envs = host.user_home / ".launcher" / "cache" / "envs"
+    known = {*envs.glob("*")}
+    runs = runs_there(box, host)
+    with box.start(*words) as running:
+        until(lambda: {*envs.glob("*")} - known)
+        host.fill()
+        done = ended(running)
+    refused(done, "hosta")
+    assert box.runs == []
+    assert runs_there(box, host) == runs
+    until(lambda: box.left() == [])
+    host.relieve()
+    done = box.launch(*words, "wait=true")
+    assert done.stdout == "here\n", done.stderr
+
+
+def test_the_end_of_a_run_is_told_on_a_full_disk(box: SshProject) -> None:
+    box.write("train.py", WAITS + "for n in range(20): print(str(n) * 300)\nraise SystemExit(3)\n")
+    run = box.submit(*SINGLE)
+    until(lambda: "ready" in box.said(run))
+    box.hosts.hosta.fill()
+    (box.there(run) / "go").touch()
+    told = box.becomes(run, "FAILED", "LOST")
+    assert (told["state"], told["exit_status"]) == ("FAILED", 3), told
+    assert "19" * 300 in "".join(told["failed"]["last_lines"])
+    assert outcome(run)["state"] == "FAILED"
+    until(lambda: box.left() == [])
+
+
+def test_a_full_disk_of_another_host(box: SshProject) -> None:
+    box.write("train.py", WAITS)
+    run = box.submit(*TWO_HOSTS)
+    until(lambda: all("ready" in box.said(run, rank) for rank in (0, 1)))
+    until(lambda: all("ready" in box.said(run, rank, box.hosts.hostb) for rank in (2, 3)))
+    box.hosts.hostb.fill()
+    for host in box.hosts.all[:2]:
+        (box.there(run, host) / "go").touch()
+    told = box.becomes(run, "SUCCEEDED", "FAILED", "LOST")
+    assert told["state"] == "SUCCEEDED", told
+    assert log(run) == "ready\nend\n"
+    until(lambda: box.left() == [])
+    assert [each["state"] for each in json.loads(box.launch("runs", "--json").stdout)] == [
+        "SUCCEEDED"
+    ]
