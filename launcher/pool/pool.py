@@ -66,6 +66,8 @@ class Pool:
         while self.waiting or any(not place.silent for place in self.running.values()):
             self.beat()
             if self._look_after() or self._go_on():
+                if not self.waiting:
+                    self._keep_only({*self.running.values()})
                 continue
             self._pause(bell)
             woken(bell)
@@ -73,8 +75,14 @@ class Pool:
 
     def close(self) -> None:
         """Let go of all machines; what runs there goes on."""
+        self._keep_only(set())
+
+    def _keep_only(self, used: set[Place]) -> None:
+        """Let go of machines on which we wait for nothing: a run may take days."""
         for place in self.places:
-            place.close()
+            if place not in used:
+                place.close()
+        self.places = [place for place in self.places if place in used]
 
     def told(self) -> bool:
         """Return whether a byte comes on standard input before its end; connect meanwhile."""

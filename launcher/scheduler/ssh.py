@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _EVENTS = "events.jsonl"
 _HANDOVER_S = 10.0  # at most, from a run's claim to its supervisor's first word
 _POLL_S = 0.1
-_START_S, _SOON_S = 2.0, 0.05  # in which most runs start: a submit looks for it so often
+_START_S, _SOON_S = 1.0, 0.05  # in which most runs start: a submit looks for it so often
 
 
 @dataclass(slots=True, kw_only=True)
