@@ -15,6 +15,7 @@ Why a file for the arguments: Open MPI takes a lone ':' for the next program. Re
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import importlib.util
 import json
@@ -267,7 +268,8 @@ def main(path: str) -> int:
         _check_world(spec, who)
         stage = _staged(spec)
     except Refusal as error:
-        print(f"launcher: {error}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # of a full disk, which may be why
+            os.write(2, f"launcher: {error}\n".encode("utf-8", "backslashreplace"))
         return int(_beside("guard").Guard(folder, who.rank).refuse(error.status, str(error)))
     source, output = os.pipe()
     refusal, refuse = os.pipe()

@@ -241,13 +241,14 @@ def plain(evidence: Evidence) -> Explanation | None:
 
 
 def ended(evidence: Evidence) -> Explanation | None:
-    """Explain an exit status by the last line before it."""
+    """Explain an exit status by the last line before it, or why the script was not started."""
     if evidence.signal or not evidence.status:
         return None
     known = "rank" in evidence.failed
     lines = evidence.lines if known else evidence.started.splitlines() or evidence.lines
     last = next((line for line in reversed(lines) if line.strip(" -*=\t")), "")
-    said = f"; its last line: {short(last)}" if last else ""
+    refused = str(evidence.failed.get("reason", ""))
+    said = f"; its last line: {short(last)}" if last else f": {short(refused)}" if refused else ""
     start = _failed(evidence) if known else evidence.reason or "the run failed"
     status = "" if f"exit status {evidence.status}" in start else f": exit status {evidence.status}"
     return Explanation(sentence=f"{start}{status}{said}")
