@@ -7,6 +7,8 @@ import os
 import subprocess
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.cluster.user import give
 from tests.real.conftest import log, until
 from tests.real.slurm import WAITS
@@ -130,3 +132,33 @@ def test_a_full_disk_of_another_host(box: SshProject) -> None:
     assert [each["state"] for each in json.loads(box.launch("runs", "--json").stdout)] == [
         "SUCCEEDED"
     ]
+
+
+@pytest.mark.parametrize("moment", ["code.tree", "run.json", "job", "logs/launch.log"])
+def test_a_start_that_finds_no_room(box: SshProject, moment: str) -> None:
+    box.write("train.py", WAITS)
+    host = box.hosts.hosta
+    box.launch("plan", *SINGLE)
+    known = runs_there(box, host)
+    with box.start(*SINGLE) as running:
+        until(lambda: [run for run in runs_there(box, host) - known if (run / moment).exists()])
+        host.fill()
+        done = ended(running)
+    told = json.loads(box.launch("runs", "--json").stdout)
+    if done.returncode:
+        refused(done, "hosta")
+        assert told == []
+        assert runs_there(box, host) == known
+    else:
+        run = box.path / "runs" / done.stdout.strip()
+        state = box.becomes(run, "RUNNING", "FAILED")["state"]
+        assert state == "RUNNING" or "No space left on device" in box.status(run)["reason"]
+        (box.there(run) / "go").touch()
+        box.becomes(run, "SUCCEEDED" if state == "RUNNING" else "FAILED")
+    until(lambda: box.left() == [])
+    host.relieve()
+    done = box.launch(*SINGLE)
+    run = box.path / "runs" / done.stdout.strip()
+    until(lambda: "ready" in box.said(run))
+    (box.there(run) / "go").touch()
+    assert box.launch("wait", run.name).stdout == f"{run.name} SUCCEEDED\n"
