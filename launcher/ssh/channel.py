@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from launcher.errors import LaunchError, SubmitError
-from launcher.ssh.agent.serve import MARK
+from launcher.ssh.agent.serve import BEAT, MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -126,7 +126,8 @@ class Channel:
 
     def _answer(self, heed: Callable[[dict[str, Any]], object] | None) -> tuple[Any, bytes]:
         while True:
-            line = self._from.readline()
+            if (line := self._from.readline()) == BEAT:
+                continue
             head = json.loads(line) if line.endswith(b"\n") else {}
             data = self._from.read(head["size"]) if head else b""
             if not head or len(data) < head["size"]:

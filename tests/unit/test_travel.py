@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from packaging.requirements import Requirement
 
 from launcher import process, snapshot
 from launcher.errors import SubmitError
-from launcher.ssh import connection
+from launcher.ssh import channel, connection
 from launcher.ssh.agent.objects import Objects
 from launcher.ssh.bundle import NEEDED, bundle
 from launcher.ssh.channel import Channel, LostError
@@ -40,16 +41,16 @@ class Counted(Channel):
 def agent(workdir: Path) -> Counted:
     errors = tempfile.TemporaryFile()  # noqa: SIM115 - the channel closes it
     words = (sys.executable, "-c", connection._BOOT)
-    channel = Counted("here", process.connect(words, errors=errors, prompts=False), errors)
-    channel.facts = channel.ask("hello", workdir=str(workdir), paths=["/", "/none"])[0]
-    return channel
+    host = Counted("here", process.connect(words, errors=errors, prompts=False), errors)
+    host.facts = host.ask("hello", workdir=str(workdir), paths=["/", "/none"])[0]
+    return host
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Counted]:
-    channel = agent(tmp_path / "host")
-    yield channel
-    channel.close()
+    host = agent(tmp_path / "host")
+    yield host
+    host.close()
 
 
 def test_what_a_host_tells(host: Counted, tmp_path: Path) -> None:
@@ -57,6 +58,21 @@ def test_what_a_host_tells(host: Counted, tmp_path: Path) -> None:
     assert host.facts["hostname"] == os.uname().nodename
     assert host.facts["missing"] == ["/none"]
     assert host.facts["uid"] == os.getuid()
+
+
+def test_a_host_sends_something_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = channel.sources()
+    often = whole.replace(b"_BEAT_S = 30.0", b"_BEAT_S = 0.01")
+    assert often != whole
+    monkeypatch.setattr(channel, "sources", lambda: often)
+    host = agent(tmp_path / "host")
+    assert host.running.stdout
+    for _ in range(3):
+        assert select.select([host.running.stdout], [], [], 30)[0]
+        assert host.ask("hello", workdir=str(tmp_path), paths=["/none"])[0]["missing"] == ["/none"]
+    host.close()
 
 
 def test_only_what_is_new_travels(host: Counted, git_project: Project, tmp_path: Path) -> None:

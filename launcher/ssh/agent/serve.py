@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from launcher.ssh.agent.objects import Objects
 
 MARK = b"launcher-agent 1\n"  # before it, a login script may have printed what it likes
+BEAT = b"\n"  # between two messages; it says nothing
+_BEAT_S = 30.0
 
 
 class Refused(Exception):  # noqa: N818 - what is wrong here is for the other end to tell
@@ -183,11 +185,17 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _hang_up() -> None:
-    """End us, and what we run for the other end, once that has gone; supervisors are apart."""
+def _hang_up(sink: IO[bytes]) -> None:
+    """End us, and what we run for the other end, once that has gone; supervisors are apart.
+
+    Of one that vanished without a word, sshd finds out where there is something to be sent.
+    """
     line = select.poll()
     line.register(0, select.POLLRDHUP)
-    line.poll()
+    while not line.poll(_BEAT_S * 1000):
+        with contextlib.suppress(OSError):
+            sink.write(BEAT)
+            sink.flush()
     os.killpg(0, signal.SIGTERM)
 
 
@@ -198,5 +206,5 @@ def main() -> None:
     exec(source.read(int(source.readline())), objects.__dict__)  # noqa: S102
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what anything prints goes to the other end as what went wrong
-    threading.Thread(target=_hang_up, daemon=True).start()
+    threading.Thread(target=_hang_up, args=(sink,), daemon=True).start()
     Agent(source, sink, objects).serve()
