@@ -37,7 +37,7 @@ _HINTS = {
     "installed yourself: environment.provision=current.",
 }
 _FULL = os.strerror(errno.ENOSPC)
-_HINT_FULL = "LAUNCHER_CACHE, on ssh hosts compute.workdir=/path, names a folder with more room."
+_HINT_FULL = "LAUNCHER_CACHE, on ssh hosts compute.workdir=/path, names a folder with room for it."
 
 
 def ensure(prefix: Prefix, say: Callable[[str], None]) -> Prefix:
@@ -69,7 +69,7 @@ def ensure(prefix: Prefix, say: Callable[[str], None]) -> Prefix:
     except OSError as error:
         raise ProvisionError(
             f"an environment cannot be built in {recipe.machine.cache}: {error}",
-            hint="Set LAUNCHER_CACHE to a folder with room that you may write to.",
+            hint=_HINT_FULL,
         ) from error
     return replace(read(recipe) or prefix, ready=True)
 
