@@ -6,10 +6,19 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from launcher.errors import PlanError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from launcher.job import Resources
+
 POOL = "pool"  # of a run of no sweep: the folder, in its own, of the pool that is to start it
+_LESS = {
+    "environment.gpus_per_proc": "environment.gpus_per_proc=0 asks for none.",
+    "compute.cpus_per_proc": "A smaller one, or slots: in compute.hosts, which lets ranks share "
+    "cores.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +32,20 @@ class Host:
     hostname: str  # its own word for itself
     cpus: int
     gpus: int = 0  # NVIDIA's
+
+    def check(self, resources: Resources, cpus_per_proc: int | None) -> None:
+        """Raise PlanError where it has less than the ranks of one node are to have."""
+        ranks = resources.procs_per_node
+        for key, each, has, what in (
+            ("environment.gpus_per_proc", resources.gpus_per_proc, self.gpus, "GPUs"),
+            ("compute.cpus_per_proc", cpus_per_proc or 0, self.cpus, "cores"),
+        ):
+            if ranks * each > has:
+                raise PlanError(
+                    f"{key}={each}: {ranks * each} {what} of {self.name} are asked for by "
+                    f"procs_per_node={ranks}, and it has {has}",
+                    hint=_LESS[key],
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,8 +105,7 @@ def check(job: JobSpec) -> None:
 
 def late(job: JobSpec, facts: Facts) -> bool:
     """Return whether the environment is built inside the job."""
-    built = facts.prefix.ready or facts.hosts is not None  # hosts build it before a job is there
-    return job.environment.build_on == "job" and not built
+    return job.environment.build_on == "job" and not facts.prefix.ready
 
 
 def _build(job: JobSpec, facts: Facts) -> str:

@@ -182,7 +182,7 @@ class EnvironmentConf:
         default_factory=list
     )  # conda specs; make provision=auto use conda
     provision: Provision = Provision.auto  # auto, current, venv, conda
-    build_on: BuildOn = BuildOn.submit  # where it is built: submit, or inside the first job
+    build_on: BuildOn = BuildOn.submit  # where it is built: submit, or in the first job (not ssh)
     pip_args: List[str] = field(default_factory=list)  # words added to every pip install
     setup: List[str] = field(
         default_factory=list

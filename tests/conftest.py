@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 # A cluster, or the ssh hosts, are up once for all files that use them.
-pytest_plugins = ("tests.cluster.fixtures", "tests.real.slurm", "tests.real.ssh")
+pytest_plugins = (
+    "tests.cluster.fixtures",
+    "tests.real.slurm",
+    "tests.real.ssh",
+    "tests.real.terminal",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -96,7 +96,7 @@ class Ssh:
                 )
 
     def refuse(self, job: JobSpec, facts: Facts) -> None:
-        """Raise PlanError when too few hosts are reached, or have too few GPUs for the ranks."""
+        """Raise PlanError when too few hosts are reached, or one has less than ranks are to have."""
         reached = [each.name for each in _hosts(facts).hosts]
         if len(reached) < job.resources.nodes:
             raise PlanError(
@@ -104,14 +104,9 @@ class Ssh:
                 "reached",
                 hint="launcher doctor compute=ssh ... tells why.",
             )
-        wanted = job.resources.procs_per_node * job.resources.gpus_per_proc
+        slots = {each.name for each in self.named() if each.slots is not None}
         for host in _hosts(facts).hosts:
-            if host.gpus < wanted:
-                raise PlanError(
-                    f"environment.gpus_per_proc={job.resources.gpus_per_proc}: {wanted} GPUs of "
-                    f"{host.name} are asked for, and it has {host.gpus}",
-                    hint="environment.gpus_per_proc=0 asks for none.",
-                )
+            host.check(job.resources, None if host.name in slots else self.cpus_per_proc)
 
     def cpus_of_a_rank(self, resources: Resources, facts: Facts) -> int | None:
         """Return what is asked for, else a host's cores shared among its slots; at least 1."""

@@ -36,6 +36,12 @@ def setting(evidence: Evidence, key: str, value: Any) -> str:
     return f"{key}={text(value)}"
 
 
+def built_in_job(evidence: Evidence) -> str:
+    """Return what has the environment built where its ranks run; "" where that is so already."""
+    there = evidence.record.compute == "ssh"
+    return "" if there else setting(evidence, "environment.build_on", "job")
+
+
 def more_memory(evidence: Evidence) -> str:
     """Return twice the memory; all of a node's where the run left it to the cluster's default."""
     extra = evidence.option("compute.extra") or {}

@@ -182,7 +182,7 @@ def by_signal(evidence: Evidence) -> Explanation | None:
     if number == signal.SIGILL:
         return Explanation(
             sentence=f"{start}: code was built for another processor than that of {evidence.here}",
-            override=advice.setting(evidence, "environment.build_on", "job"),
+            override=advice.built_in_job(evidence),
         )
     return Explanation(sentence=f"{start}, and nothing tells who sent it")
 

@@ -92,7 +92,7 @@ def imports(evidence: Evidence) -> Explanation | None:
         start = f"{evidence.who} could not import Horovod"
         return Explanation(sentence=f"{start}: {short(found[1])}", override=advice.built(evidence))
     if found := evidence.error(_GLIBC):
-        where = advice.setting(evidence, "environment.build_on", "job")
+        where = advice.built_in_job(evidence)
         return Explanation(
             sentence=f"{start}: it was built on a newer system than {evidence.here}, which has no "
             f"{found[1]}",

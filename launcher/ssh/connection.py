@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from launcher import process
 from launcher.errors import SubmitError
 from launcher.shell import ShellExpr, shell_line
-from launcher.ssh import explained
+from launcher.ssh import explained, keys
 from launcher.ssh.channel import Channel, LostError
 
 if TYPE_CHECKING:
@@ -61,6 +61,11 @@ class Target:
         where = ("-p", found[2], "--", found[1]) if found else ("--", self.name)
         return (*(("-F", self.config) if self.config else ()), *where)
 
+    @property
+    def typed(self) -> str:
+        """Return the line that goes there from a prompt."""
+        return shell_line(("ssh", *(each for each in self.words if each != "--")))
+
     def command(self, control: str = "", *, prompts: bool = False) -> tuple[str, ...]:
         """Return the words that connect to the host's agent; ``control``: a folder for sockets."""
         home = self.python.startswith("~/")
@@ -89,12 +94,16 @@ class Target:
 
 def settings(target: Target) -> dict[str, str]:
     """Return what ssh's configuration says of a host: hostname, user, port, controlpath, ..."""
+    return dict(_configured(target))
+
+
+def _configured(target: Target) -> list[tuple[str, str]]:
     *before, dashes, name = target.words
     done = process.run(("ssh", "-G", *before, dashes, name), timeout_s=30)
     if done.status:
-        raise explained.error(target.name, done.stderr, done.status)
+        raise explained.error(target, done.stderr, done.status)
     pairs = (line.partition(" ") for line in done.stdout.splitlines())
-    return {key: value for key, _, value in pairs}
+    return [(key, value) for key, _, value in pairs]
 
 
 def control_folder() -> str:
@@ -262,11 +271,14 @@ def _opened(target: Target, *, prompts: bool) -> Channel:
         try:
             return Channel(target.name, running, errors)
         except LostError as error:
-            raise explained.error(target.name, error.stderr, running.returncode) from error
+            said = error.stderr
+            refused = explained.refused(said)
+            helps = keys.advice(target, said, _configured(target)) if refused else ""
+            raise explained.error(target, said, running.returncode, helps=helps) from error
 
     # ConnectTimeout knows neither of a jump host, nor of a connection that was there before.
     limit_s = max(target.timeout_s, _START_S)
-    late = explained.error(target.name, f"timed out after {limit_s:g} s", None)
+    late = explained.error(target, f"timed out after {limit_s:g} s", None)
     try:
         return talk() if prompts else within(limit_s, talk, late)
     except SubmitError as error:

@@ -121,7 +121,7 @@ def _unreached(way: Target, error: SubmitError) -> Fault:
 
 def _asked(way: Target, limit_s: float, work: Callable[[], Result]) -> Result:
     """Return what a host answers; hang up when that takes longer."""
-    late = explained.error(way.name, f"timed out after {limit_s:g} s", None)
+    late = explained.error(way, f"timed out after {limit_s:g} s", None)
     try:
         return within(limit_s, work, late)
     except SubmitError as error:
@@ -136,7 +136,9 @@ def _known(way: Target, job: JobSpec) -> tuple[Channel, dict[str, Any]]:
 
     def look() -> tuple[Channel, dict[str, Any]]:
         channel = taught(way, "checkup")
-        facts = _hello(channel, way, list(job.data.values()))
+        facts: dict[str, Any]
+        asks: dict[str, Any] = {"workdir": way.workdir, "paths": list(job.data.values())}
+        facts = channel.facts = channel.ask("hello", looks=True, **asks)[0]
         asks = {"workdir": facts["workdir"], "pip_args": list(job.environment.pip_args)}
         told = channel.ask("checkup", timeout_s=quick, **asks)[0]
         clock, unsure = _clock(channel)
@@ -146,19 +148,6 @@ def _known(way: Target, job: JobSpec) -> tuple[Channel, dict[str, Any]]:
     known |= {"lost": known["missing"], "minor": ".".join(known["version"].split(".")[:2])}
     known["environment"] = {} if known["unwritable"] else _located(way, channel, job)
     return channel, known
-
-
-def _hello(channel: Channel, way: Target, paths: list[str]) -> dict[str, Any]:
-    try:
-        facts: dict[str, Any] = channel.ask("hello", workdir=way.workdir, paths=paths)[0]
-    except SubmitError:  # its folder cannot be made: what it is, it can tell all the same
-        if not channel.alive:
-            raise
-        facts = channel.ask("hello", workdir="/", paths=paths)[0]
-        home = facts["home"]
-        facts |= {"workdir": way.workdir.replace("~", home, 1), "free_mb": 0}
-    channel.facts = facts
-    return facts
 
 
 def _clock(channel: Channel) -> tuple[float, float]:

@@ -132,6 +132,12 @@ def host_of(named: Named, target: Target, channel: Channel) -> Host:
 
 def _check(job: JobSpec, channels: Sequence[Channel]) -> None:
     """Raise what keeps the job from running on these hosts."""
+    if job.environment.build_on == "job":
+        raise PlanError(
+            "environment.build_on=job: hosts of compute=ssh build their environments themselves, "
+            "before a job starts",
+            hint="environment.build_on=submit (the default) has them do so.",
+        )
     for channel in channels:
         known = channel.facts
         for name, path in job.data.items():

@@ -56,7 +56,8 @@ class SshProject(GivenProject):
 
     def known(self, words: tuple[str, ...]) -> tuple[str, ...]:
         """Return options such that ssh knows the hosts: this user has no real home."""
-        return (*words, self.config) if "compute=ssh" in words else words
+        told = any(word.startswith("compute.ssh_config=") for word in words)
+        return (*words, self.config) if "compute=ssh" in words and not told else words
 
     def shell(self, line: str) -> subprocess.CompletedProcess[str]:
         """Run a shell's line as the user, in the project, with the launcher on PATH."""

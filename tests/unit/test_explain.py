@@ -389,6 +389,12 @@ def test_signals(tmp_path: Path, number: int, says: str, override: str) -> None:
     assert found.override == override
 
 
+def test_what_ssh_hosts_built_themselves_is_not_built_in_the_job() -> None:
+    hosts = ("compute=ssh", "compute.hosts=[a,b]", *SLURM[1:])
+    assert explained(given=hosts, failed=rank(signal=4)).override == ""
+    assert explained(failed=rank(signal=4)).override == "environment.build_on=job"
+
+
 def test_a_fault_tells_more_when_it_was_asked_to(tmp_path: Path) -> None:
     source = "import ctypes, faulthandler\nfaulthandler.enable()\nctypes.string_at(0)\n"
     found = explained("env.PYTHONFAULTHANDLER=1", **run_python(tmp_path, source))

@@ -11,7 +11,6 @@ import configparser
 import contextlib
 import glob
 import os
-import platform
 import shutil
 import socket
 import ssl
@@ -44,7 +43,6 @@ def checkup(head: dict[str, Any], _: bytes) -> dict[str, Any]:
     header = os.path.join(sysconfig.get_paths()["include"], "Python.h")
     compilers = (os.environ.get("CXX", ""), "c++", "g++", "clang++")
     return {
-        "kind": f"{platform.machine()} {' '.join(platform.libc_ver())}".strip(),
         "unwritable": _unwritable(head["workdir"]),
         "compiler": next((path for each in compilers if (path := shutil.which(each))), ""),
         "make": shutil.which("make") or "",

@@ -39,7 +39,11 @@ _BEAT_S = 30.0
 
 
 class Refused(Exception):  # noqa: N818 - what is wrong here is for the other end to tell
-    """Why a request cannot be carried out, in words for a person."""
+    """Why a request cannot be carried out, in words for a person, and what helps."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class Agent:
@@ -70,7 +74,7 @@ class Agent:
                 values, data = answer if isinstance(answer, tuple) else (answer, b"")
                 self.tell({"ok": values}, data)
             except (Refused, self.kind.Broken) as error:
-                self.tell({"error": str(error)})
+                self.tell({"error": str(error), "hint": getattr(error, "hint", "")})
             except OSError as error:
                 self.tell(self._trouble(error))
             except Exception as error:  # noqa: BLE001 - the other end shows it
@@ -92,22 +96,38 @@ class Agent:
         self.sink.flush()
 
     def _hello(self, head: dict[str, Any], _: bytes) -> dict[str, Any]:
-        """Return what this host is and has; its ``workdir`` is where all of ours lies."""
+        """Return what this host is and has; its ``workdir`` is where all of ours lies.
+
+        ``looks``: nothing is made, and whether it can be is not asked.
+        """
         home = os.path.expanduser("~")
         self.workdir = os.path.normpath(os.path.join(home, os.path.expanduser(head["workdir"])))
         self.objects = self.kind.Objects(self.workdir)
-        try:
-            os.makedirs(self.workdir, mode=0o700, exist_ok=True)
-            free = shutil.disk_usage(self.workdir).free
-        except OSError as error:
-            raise Refused(f"compute.workdir={head['workdir']}: {error}") from error
+        if not head.get("looks"):
+            self._make(head["workdir"])
+        there = self.workdir
+        while not os.path.exists(there):
+            there = os.path.dirname(there)
         return {
             **_machine(),
             "home": home,
             "workdir": self.workdir,
-            "free_mb": free >> 20,
+            "free_mb": shutil.disk_usage(there).free >> 20,
             "missing": [path for path in head["paths"] if not os.path.exists(path)],
         }
+
+    def _make(self, named: str) -> None:
+        """Have our folder; raise Refused where it cannot be had, or not be written."""
+        try:
+            os.makedirs(self.workdir, mode=0o700, exist_ok=True)
+            if not os.access(self.workdir, os.W_OK | os.X_OK):
+                os.close(os.open(self.workdir, os.O_TMPFILE | os.O_RDWR, 0o600))  # says why
+        except OSError as error:
+            raise Refused(
+                f"compute.workdir={named}: {self.workdir} is no folder that {_user()} may write: "
+                f"{error.strerror}",
+                "compute.workdir=/path names another one, the same on all hosts.",
+            ) from error
 
     def _lacks(self, _: dict[str, Any], body: bytes) -> list[str]:
         """Return the objects that are not here, of those that the body names."""
@@ -164,18 +184,30 @@ class Agent:
         return self.objects
 
 
-def _machine() -> dict[str, Any]:
-    user = str(os.getuid())
+def kind() -> str:
+    """Return what must be the same for what was compiled elsewhere to run here."""
+    libc = ""
+    with contextlib.suppress(ValueError, OSError):  # musl has no such name
+        libc = os.confstr("CS_GNU_LIBC_VERSION") or ""  # glibc 2.36
+    return f"{platform.machine()} {libc}".strip()
+
+
+def _user() -> str:
     with contextlib.suppress(KeyError):
-        user = pwd.getpwuid(os.getuid()).pw_name
+        return pwd.getpwuid(os.getuid()).pw_name
+    return str(os.getuid())
+
+
+def _machine() -> dict[str, Any]:
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         boot = file.read().strip()
     return {
         "python": sys.executable,
         "version": platform.python_version(),
         "platform": platform.platform(),
+        "kind": kind(),
         "hostname": socket.gethostname(),
-        "user": user,
+        "user": _user(),
         "uid": os.getuid(),
         "boot": boot,
         "cpus": len(os.sched_getaffinity(0)),
