@@ -22,6 +22,8 @@ from launcher.environment.installed import installed, torch_build
 from launcher.errors import ProvisionError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from launcher.environment.recipe import Recipe
 
 _FILE = "wheel.json"
@@ -99,12 +101,19 @@ def check_gpu(recipe: Recipe) -> None:
 
 def is_likely(recipe: Recipe) -> bool:
     """Return whether the cache holds a wheel that may fit: torch's build is not known yet."""
+    return bool(likely(recipe, described(recipe.machine.cache)))
+
+
+def likely(recipe: Recipe, wheels: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the keys of those wheels that may fit, of each key's facts."""
     wanted = _known_before(recipe)
-    for file in (Path(recipe.machine.cache) / "wheels").glob(f"*/{_FILE}"):
-        facts = _read(file).get("facts", {})
-        if all(facts.get(key) == value for key, value in wanted.items()):
-            return True
-    return False
+    return [key for key, each in wheels.items() if wanted.items() <= each.items()]
+
+
+def described(cache: str) -> dict[str, dict[str, Any]]:
+    """Return the facts of the wheels that a cache holds whole, by their keys."""
+    files = (Path(cache) / "wheels").glob(f"*/{_FILE}")
+    return {file.parent.name: _read(file).get("facts", {}) for file in files}
 
 
 def facts(recipe: Recipe) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from launcher.ssh.agent import environments
 from launcher.ssh.agent.environments import asked
+from launcher.ssh.agent.serve import kind
 from launcher.ssh.carry import carry
 from launcher.ssh.connection import everywhere
 from launcher.ssh.ready import of_run
@@ -30,46 +32,93 @@ def on_hosts(
     channels = everywhere(lambda host: of_run(hosts, host), hosts.hosts)
     carry(channels, data, say)
     asks = asked(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi")
-    return build(channels, asks | {"path": prefix.path, "python": prefix.python}, say)
+    asks |= {"path": prefix.path, "python": prefix.python}
+    return _build(channels, asks, say, ready=prefix.ready)
 
 
-def build(channels: Sequence[Channel], asks: dict[str, Any], say: Callable[[str], None]) -> str:
+def _build(
+    channels: Sequence[Channel], asks: dict[str, Any], say: Callable[[str], None], *, ready: bool
+) -> str:
     """Return the lock of the environment that all hosts have when this returns.
 
-    ``asks``: as ``environments.asked`` says it. Where Horovod is wanted, the first host
-    builds its wheel, and the others of its kind have it from there. SubmitError names the host.
+    ``asks``: as ``environments.asked`` says it; ``ready``: all have it already. Horovod's wheel
+    is built where no machine of a kind has it, this one included, and once. SubmitError names the
+    host.
     """
+    locks: dict[str, str] = {}
 
-    def one(channel: Channel) -> str:
-        who = f"{channel.name}: " if len(channels) > 1 else ""
-        return str(channel.ask("build", heed=lambda told: say(who + told["say"]), **asks)[0])
+    def one(channel: Channel) -> None:
+        def heed(told: dict[str, Any]) -> None:
+            say(f"{channel.name}: {told['say']}")
 
-    first, others = channels[0], channels[1:]
-    if not (asks["horovod"] and asks["environment"]["horovod"] and others):
-        return everywhere(one, channels)[0]
-    lock = one(first)
-    _share(first, others)
-    everywhere(one, others)
-    return lock
+        locks[channel.name] = str(channel.ask("build", heed=heed, **asks)[0])
+
+    def of_a_kind(group: list[Channel]) -> None:
+        here = [_Here()] if group[0].facts["kind"] == kind() else []
+        without = _give([*here, *group], group, asks, say)
+        if without:
+            first = next((each for each in without if _compiles(each)), without[0])
+            others = [each for each in without if each is not first]
+            for each in others:
+                say(f"{each.name}: Horovod's wheel is built on {first.name}, once")
+            one(first)
+            _give([first], others, asks, say)
+        everywhere(one, [each for each in group if each.name not in locks])
+
+    kinds: dict[str, list[Channel]] = {}
+    for channel in channels:
+        kinds.setdefault(channel.facts["kind"], []).append(channel)
+    if asks["path"] and asks["horovod"] and not ready:
+        everywhere(of_a_kind, list(kinds.values()))
+    else:
+        everywhere(one, channels)
+    return locks[channels[0].name]
 
 
-def _share(first: Channel, others: Sequence[Channel]) -> None:
-    """Give the wheels of the first host to those that have none of the same key."""
-    there = first.ask("wheels")[0]
-    lacks = {
-        channel: [key for key in there if key not in has]
-        for channel, has in zip(
-            others, everywhere(lambda each: each.ask("wheels")[0], others), strict=True
-        )
-    }
-    for key in {key for keys in lacks.values() for key in keys}:
-        body = b"".join(_whole(first, key, name) for name, _ in there[key])
-        for channel in [each for each, keys in lacks.items() if key in keys]:
-            channel.ask("adopt", body, key=key, files=there[key])
+class _Here:
+    """This machine's wheels, asked for as those of a host are."""
+
+    name = "this machine"
+
+    def ask(self, request: str, **head: Any) -> tuple[Any, bytes]:
+        """Return what a host would answer."""
+        if request == "wheel":
+            return environments.wheel(head, b"")
+        return environments.wheels(head, b""), b""
 
 
-def _whole(channel: Channel, key: str, name: str) -> bytes:
+def _compiles(channel: Channel) -> bool:
+    return {"g++", "make"} <= {*channel.facts["programs"]}
+
+
+def _give(
+    sources: Sequence[Channel | _Here],
+    targets: Sequence[Channel],
+    asks: dict[str, Any],
+    say: Callable[[str], None],
+) -> list[Channel]:
+    """Give hosts the wheels that may fit there; return those that have none and want one."""
+    has: dict[str, tuple[Channel | _Here, dict[str, Any]]] = {}
+    for source in sources:
+        for key, about in source.ask("wheels")[0].items():
+            has.setdefault(key, (source, about))
+
+    def one(target: Channel) -> bool:
+        offers = {key: about["facts"] for key, (_, about) in has.items()}
+        wanted = target.ask("wanted", offers=offers, **asks)[0]
+        for key in wanted or ():
+            source, about = has[key]
+            say(f"{target.name}: Horovod's wheel: from {source.name}")
+            body = b"".join(_whole(source, key, name) for name, _ in about["files"])
+            target.ask("adopt", body, key=key, files=about["files"])
+        return bool(wanted == [])
+
+    lacks = everywhere(one, targets)
+    return [target for target, without in zip(targets, lacks, strict=True) if without]
+
+
+def _whole(source: Channel | _Here, key: str, name: str) -> bytes:
     data = b""
-    while part := channel.ask("wheel", key=key, name=name, offset=len(data))[1]:
+    while part := source.ask("wheel", key=key, name=name, offset=len(data))[1]:
         data += part
     return data

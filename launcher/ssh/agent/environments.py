@@ -1,4 +1,4 @@
-"""Environments of a host, and Horovod's wheels, which hosts of one kind have from one another."""
+"""Environments of a host, and Horovod's wheels, which machines of one kind have from each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from launcher.errors import LaunchError, ProvisionError
 if TYPE_CHECKING:
     from launcher.ssh.agent.serve import Agent
 
-_MARK = "wheel.json"  # of a wheel that is whole
 _MOST = 4 << 20  # bytes of one answer
 
 
@@ -22,10 +21,7 @@ def extend(agent: Agent) -> None:
     provided = Environments(agent)
     agent.requests |= {
         each.__name__: each
-        for each in (
-            *(provided.locate, provided.build),
-            *(provided.wheels, provided.wheel, provided.adopt),
-        )
+        for each in (provided.locate, provided.build, wheels, wanted, wheel, adopt)
     }
 
 
@@ -56,38 +52,57 @@ class Environments:
             )
         return lock_text(ensure(prefix, lambda line: self.agent.tell({"say": line})))
 
-    def wheels(self, _: dict[str, Any], __: bytes) -> dict[str, list[tuple[str, int]]]:
-        """Return the wheels that were built here: files and their sizes, by key."""
-        found: dict[str, list[tuple[str, int]]] = {}
-        top = _folder("")
-        for key in os.listdir(top) if os.path.isdir(top) else ():
-            if os.path.exists(os.path.join(top, key, _MARK)):
-                with os.scandir(os.path.join(top, key)) as files:
-                    found[key] = sorted((each.name, each.stat().st_size) for each in files)
-        return found
 
-    def wheel(self, head: dict[str, Any], _: bytes) -> tuple[int, bytes]:
-        """Return a part of a file of a wheel."""
-        with open(os.path.join(_folder(head["key"]), os.path.basename(head["name"])), "rb") as file:
-            return head["offset"], os.pread(file.fileno(), _MOST, head["offset"])
+def wheels(_: dict[str, Any], __: bytes) -> dict[str, dict[str, Any]]:
+    """Return the wheels that are here: files and their sizes, and what each depends on, by key."""
+    from launcher.environment.wheel import described  # noqa: PLC0415 - where it is asked for
 
-    def adopt(self, head: dict[str, Any], body: bytes) -> bool:
-        """Keep a wheel that another host has built, whole or not at all; return whether it did."""
-        folder = _folder(head["key"])
-        part = f"{folder}.{os.getpid()}.part"
-        os.makedirs(part)
-        try:
-            at = 0
-            for name, size in head["files"]:
-                with open(os.path.join(part, os.path.basename(name)), "xb") as file:
-                    file.write(body[at : at + size])
-                at += size
-            os.rename(part, folder)
-        except FileExistsError:
-            return False
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-        return True
+    found = {}
+    for key, facts in described(answers.cache_dir()).items():
+        with os.scandir(_folder(key)) as files:
+            sizes = sorted((each.name, each.stat().st_size) for each in files)
+        found[key] = {"files": sizes, "facts": facts}
+    return found
+
+
+def wanted(head: dict[str, Any], _: bytes) -> list[str] | None:
+    """Return which of the wheels that are offered may fit here; None: none is wanted.
+
+    ``offers``: what each depends on, by key. What depends on torch is known once torch is here.
+    """
+    from launcher.environment.locate import locate  # noqa: PLC0415
+    from launcher.environment.wheel import is_likely, likely  # noqa: PLC0415
+
+    prefix = locate(_environment(head), horovod=head["horovod"], mpi=head["mpi"])
+    recipe = prefix.recipe
+    if prefix.ready or recipe is None or not recipe.needs_horovod or is_likely(recipe):
+        return None
+    return likely(recipe, head["offers"])
+
+
+def wheel(head: dict[str, Any], _: bytes) -> tuple[int, bytes]:
+    """Return a part of a file of a wheel."""
+    with open(os.path.join(_folder(head["key"]), os.path.basename(head["name"])), "rb") as file:
+        return head["offset"], os.pread(file.fileno(), _MOST, head["offset"])
+
+
+def adopt(head: dict[str, Any], body: bytes) -> bool:
+    """Keep a wheel that was built elsewhere, whole or not at all; return whether it did."""
+    folder = _folder(head["key"])
+    part = f"{folder}.{os.getpid()}.part"
+    os.makedirs(part)
+    try:
+        at = 0
+        for name, size in head["files"]:
+            with open(os.path.join(part, os.path.basename(name)), "xb") as file:
+                file.write(body[at : at + size])
+            at += size
+        os.rename(part, folder)
+    except FileExistsError:
+        return False
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return True
 
 
 def _folder(key: str) -> str:
