@@ -26,6 +26,14 @@ _LOOK_S = 0.5  # between two looks at the state, at most
 _CHUNK = 1 << 20  # bytes of a log at once
 _START = re.compile(rb"(?<=\n)(?!\Z)|(?<=\r)(?![\n]|\Z)|\A")  # of a line
 
+# Of Open MPI 5's mpirun, where the ssh that it started was quicker than it was itself to put that
+# into a group: it is in one, and all is well. The log has it.
+_NOISE = re.compile(
+    rb"^\[\S+\] plm:ssh: Warning: setpgid\(\d+,\d+\) failed in parent with errno="
+    rb"Permission denied\(13\)\n",
+    re.MULTILINE,
+)
+
 
 class Tail:
     """The logs of one run, from their beginning."""
@@ -83,9 +91,10 @@ class Tail:
             cut = len(data)
         if cut < len(data):
             self._held[name] = data[cut:]
+        data = data[:cut] if name != "launch.log" else _NOISE.sub(b"", data[:cut])
         rank = name.removeprefix("rank-").removesuffix(".log")
         label = self._label + (f"[{rank}] ".encode() if self._ranked and rank.isdigit() else b"")
-        return _START.sub(lambda _: label, data[:cut]) if cut else b""
+        return _START.sub(lambda _: label, data) if data else b""
 
 
 class Waiting:
