@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     Running: TypeAlias = subprocess.Popen[bytes]
 
@@ -92,19 +92,32 @@ def _input(text: str) -> IO[bytes]:
 
 
 def run_logged(
-    argv: Sequence[str], *, log: IO[bytes], cwd: str | None = None, env: Mapping[str, str]
+    argv: Sequence[str],
+    *,
+    log: IO[bytes],
+    env: Mapping[str, str],
+    still: Callable[[], object],
+    every_s: float = 60,
 ) -> int:
-    """Return the exit status of ``argv``, whose output is appended to ``log``."""
-    done = subprocess.run(
+    """Return the exit status of ``argv``, whose output is appended to ``log``.
+
+    ``still`` is called every so often as long as it runs.
+    """
+    with subprocess.Popen(
         list(argv),
-        cwd=cwd,
         env={**os.environ, **env},
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        check=False,
-    )
-    return done.returncode
+    ) as running:
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return running.wait(every_s)
+                still()
+        except BaseException:
+            running.kill()
+            raise
 
 
 def start(

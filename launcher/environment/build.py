@@ -144,7 +144,12 @@ class Build:
     def _run(self, step: Step) -> None:
         self.say(f"{step.says} ...")
         self.log.write(f"$ {shell_line(step.argv)}\n".encode("utf-8", "surrogateescape"))
-        status = process.run_logged(step.argv, log=self.log, env={})
+        started = time.monotonic()
+
+        def still() -> None:
+            self.say(f"{step.says}: {(time.monotonic() - started) / 60:.0f} min so far")
+
+        status = process.run_logged(step.argv, log=self.log, env={}, still=still)
         if status:
             end = _end(Path(self.recipe.log).read_text("utf-8", "replace"))
             hint = _HINT_FULL if _FULL in end else _HINTS.get(step.role, _HINTS["install"])
