@@ -88,7 +88,8 @@ class _Here:
 
 
 def _compiles(channel: Channel) -> bool:
-    return {"g++", "make"} <= {*channel.facts["programs"]}
+    programs = {*channel.facts["programs"]}
+    return "make" in programs and bool({"c++", "g++", "clang++"} & programs)
 
 
 def _give(

@@ -12,15 +12,18 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from launcher.compute.ssh import between
+from launcher.environment import answers
+from launcher.environment.wheel import described
 from launcher.errors import LaunchError, SubmitError
 from launcher.hosts import Hosts
 from launcher.ssh import explained
 from launcher.ssh.agent.environments import asked
+from launcher.ssh.agent.serve import kind
 from launcher.ssh.connection import forget, side_by_side, within
 from launcher.ssh.look import host_of
 from launcher.ssh.ready import ready
 from launcher.ssh.taught import taught, ways_of
-from launcher.ssh.verdict import Fault, Needs, Told, differences, faults_of
+from launcher.ssh.verdict import Fault, Needs, Told, builds, differences, faults_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,6 +38,7 @@ Result = TypeVar("Result")
 
 _QUICK_S = 3.0  # for an answer from nearby, or from the index of packages
 _BRING_S = 30.0  # for our own code to travel
+_LOCATED = ("ready", "kind", "key", "python", "path", "missing", "wheel")
 _FIREWALL = (
     "Let TCP pass between the hosts, on all ports; or {{host: {name}, address: ...}} in "
     "compute.hosts names an address by which the others reach it."
@@ -110,7 +114,8 @@ def examine(job: JobSpec) -> Report:
         if not isinstance(answer, SubmitError)
     }
     pairs, barred = _ways(job, dict(zip((way.name for way in ways), ways, strict=True)), channels)
-    faults = [fault for each in told for fault in faults_of(each, needs)]
+    kinds = {each.known["kind"] for each in told if each.known and builds(each)}
+    faults = [fault for each in told for fault in faults_of(each, needs, kinds)]
     faults += [*differences(told, needs), *barred]
     return Report(hosts=tuple(told), pairs=tuple(pairs), faults=tuple(faults))
 
@@ -165,13 +170,15 @@ def _located(way: Target, channel: Channel, job: JobSpec) -> dict[str, Any]:
     def look() -> dict[str, Any]:
         ready(way)
         found: dict[str, Any] = channel.ask("locate", **asks)[0]
+        offers = described(answers.cache_dir()) if channel.facts["kind"] == kind() else {}
+        found["wheel"] = channel.ask("wanted", offers=offers, **asks)[0] != []
         return found
 
     try:
         found = _asked(way, max(_BRING_S, way.timeout_s), look)
     except LaunchError as error:
         return {"ready": False, "error": error.message, "hint": error.hint}
-    return {name: found[name] for name in ("ready", "kind", "key", "python", "path", "missing")}
+    return {name: found[name] for name in _LOCATED}
 
 
 def _ways(

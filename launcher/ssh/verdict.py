@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 ROOM_MB = 256  # without which nothing is begun on a host
 _CLOCK_S = 2.0
+# What building Horovod takes, and the package that has it.
+_PARTS = {"C++ compiler": "g++", "make": "make", "Python.h": "python3-dev"}
 # Runs want these to be the same on all hosts: what it is called, and what names a common one.
 _SAME = (
     ("workdir", "compute.workdir", "compute.workdir=/path names one that is the same on all."),
@@ -48,12 +50,18 @@ class Told:
     fault: Fault | None = None  # why it was not reached
 
 
-def faults_of(told: Told, needs: Needs) -> list[Fault]:
-    """Return what is wrong with one host."""
+def builds(told: Told) -> bool:
+    """Return whether Horovod's wheel is there, or can be built there."""
+    return bool(told.known["environment"].get("wheel")) or not _lacks(told.known)
+
+
+def faults_of(told: Told, needs: Needs, kinds: Collection[str] = ()) -> list[Fault]:
+    """Return what is wrong with one host; ``kinds``: of hosts, that will have Horovod's wheel."""
     if told.fault is not None:
         return [told.fault]
     known = told.known
-    found = [*_room(known), *_environment(known, needs)]
+    horovod = needs.horovod and known["kind"] not in kinds
+    found = [*_room(known), *_environment(known, horovod=horovod)]
     found += [(f"data: {path} is not there", "It is used where it lies.") for path in known["lost"]]
     if known["gpus"] < needs.gpus:
         what = f"{needs.gpus} GPUs are asked for, and it has {known['gpus']}"
@@ -78,23 +86,24 @@ def _room(known: dict[str, Any]) -> list[tuple[str, str]]:
     return []
 
 
-def _environment(known: dict[str, Any], needs: Needs) -> list[tuple[str, str]]:
-    """Return what keeps the environment from being there. ``environment``: as it was located."""
+def _lacks(known: dict[str, Any]) -> list[str]:
+    """Return what a host lacks to build Horovod."""
+    there = (known["compiler"], known["make"], known["header"])
+    return [each for each, path in zip(_PARTS, there, strict=True) if not path]
+
+
+def _environment(known: dict[str, Any], *, horovod: bool) -> list[tuple[str, str]]:
+    """Return what keeps the environment from being there; ``horovod``: it is to be built there."""
     located = known["environment"]
     if located.get("ready"):
         return []
     if located.get("error"):
         return [(located["error"], located["hint"])]
     found = []
-    if needs.horovod and not known["wheels"]:
-        parts = {"C++ compiler": "g++", "make": "make", "Python.h": "python3-dev"}
-        there = (known["compiler"], known["make"], known["header"])
-        lacks = [each for each, path in zip(parts, there, strict=True) if not path]
-        if lacks:
-            install = " ".join(parts[each] for each in lacks)
-            found.append(
-                (f"no {', no '.join(lacks)} to build Horovod", f"apt-get install {install}")
-            )
+    lacks = _lacks(known) if horovod and not located.get("wheel") else []
+    if lacks:
+        install = " ".join(_PARTS[each] for each in lacks)
+        found.append((f"no {', no '.join(lacks)} to build Horovod", f"apt-get install {install}"))
     packages = known["packages"]
     if packages["error"]:
         what = f"packages: {packages['index']} does not answer pip: {packages['error']}"

@@ -16,7 +16,7 @@ from launcher.ssh.agent import checkup
 from launcher.ssh.connection import within
 from launcher.ssh.doctor import Pair, Report
 from launcher.ssh.doctor_text import report_text
-from launcher.ssh.verdict import Fault, Needs, Told, differences, faults_of
+from launcher.ssh.verdict import Fault, Needs, Told, builds, differences, faults_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,12 +36,11 @@ KNOWN: dict[str, Any] = {
     "lost": [],
     "clock_s": 0.04,
     "unsure_s": 0.01,
-    "wheels": 0,
     "compiler": "/usr/bin/g++",
     "make": "/usr/bin/make",
     "header": "/usr/include/Python.h",
     "packages": {"index": "https://pypi.org/simple", "error": ""},
-    "environment": {"ready": False, "kind": "venv", "key": "ab12"},
+    "environment": {"ready": False, "kind": "venv", "key": "ab12", "wheel": False},
 }
 UNREACHED = Told(name="hostb", fault=Fault(where="hostb", what="cannot be reached: x", fix="Mend."))
 
@@ -87,8 +86,12 @@ def test_what_is_there_is_no_fault() -> None:
     nothing: dict[str, Any] = {"compiler": "", "packages": {"index": "x", "error": "no"}}
     built = told(**nothing, environment={"ready": True, "kind": "venv", "key": "ab12"})
     assert faults_of(built, Needs(horovod=True)) == []
-    wheel = told(compiler="", wheels=1)
+    wheel = told(compiler="", environment={**KNOWN["environment"], "wheel": True})
     assert faults_of(wheel, Needs(horovod=True)) == []
+    assert builds(wheel)
+    assert builds(told())
+    assert not builds(told(make=""))
+    assert faults_of(told(compiler=""), Needs(horovod=True), {KNOWN["kind"]}) == []
     assert faults_of(told(compiler=""), Needs()) == []
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import configparser
 import contextlib
-import glob
 import os
 import shutil
 import socket
@@ -47,7 +46,6 @@ def checkup(head: dict[str, Any], _: bytes) -> dict[str, Any]:
         "compiler": next((path for each in compilers if (path := shutil.which(each))), ""),
         "make": shutil.which("make") or "",
         "header": header if os.path.exists(header) else "",
-        "wheels": len(glob.glob(os.path.join(head["workdir"], "cache", "wheels", "*", "*.json"))),
         "packages": _packages(head["pip_args"], head["timeout_s"]),
     }
 

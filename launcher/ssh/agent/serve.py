@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from launcher.ssh.agent.objects import Objects
 
+_PROGRAMS = ("c++", "g++", "clang++", "make", "ssh", "git")
 MARK = b"launcher-agent 1\n"  # before it, a login script may have printed what it likes
 BEAT = b"\n"  # between two messages; it says nothing
 _BEAT_S = 30.0
@@ -213,7 +214,7 @@ def _machine() -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)),
         "memory_mb": (os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) >> 20,
         "gpus": sum(name[:6] == "nvidia" and name[6:].isdigit() for name in os.listdir("/dev")),
-        "programs": [name for name in ("g++", "make", "ssh", "git") if shutil.which(name)],
+        "programs": [name for name in _PROGRAMS if shutil.which(name)],
     }
 
 
