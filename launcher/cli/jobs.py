@@ -61,7 +61,10 @@ def submit(argv: Sequence[str]) -> int:
 
 
 def plan(argv: Sequence[str]) -> int:
-    """Print everything that a submit would do, and do nothing."""
+    """Print everything that a submit would do, and do nothing.
+
+    ssh hosts are asked what they have; for that the launcher's own code goes to compute.workdir.
+    """
     from launcher import show  # noqa: PLC0415
 
     options_of = parser("plan", plan)

@@ -105,6 +105,13 @@ def _unbuilt(recipe: Recipe) -> Prefix:
 def _planned(recipe: Recipe) -> Prefix:
     """Return the environment that is not there yet, with what building it takes."""
     if recipe.conda and not recipe.machine.conda:
+        if not recipe.machine.python.path and not recipe.environment.conda_packages:
+            raise ProvisionError(
+                f"environment.python={recipe.environment.python}: there is no such interpreter, "
+                "and no conda that could bring it",
+                hint="A path, a name on PATH or a version that is there; or install conda, such as "
+                "micromamba (one file: mamba.readthedocs.io).",
+            )
         raise ProvisionError(
             "a conda environment is asked for, and neither micromamba, mamba nor conda is on PATH",
             hint="Install one, such as micromamba (one file: mamba.readthedocs.io), or leave "

@@ -94,7 +94,8 @@ def between(first: Host, other: Host, said: str) -> SubmitError:
         hint = f"On {first.name}: ssh-keygen, if it has no key, then ssh-copy-id {to}."
     else:
         hint = (
-            f"{{host: {other.name}, address: ...}} in compute.hosts says how it is reached there."
+            f"{first.name} must reach it by itself, with no jump between, as ranks do: {{host: "
+            f"{other.name}, address: ...}} in compute.hosts names an address that it reaches."
         )
     return SubmitError(
         f"{first.name} cannot ssh to {other.name} ({to}), and mpirun starts its ranks that way: "

@@ -85,7 +85,7 @@ def nothing_is_left(pool: SshProject) -> None:
 
 def test_six_points_on_two_hosts_of_two_slots(pool: SshProject) -> None:
     first, said = sweep(pool, "script_params.lr=1,2,3,4,5,6")
-    assert "6 runs queued" in said
+    assert "6 runs queued as 1 pool" in said
     assert set(ended(pool, first).values()) == {"SUCCEEDED"}
     seen = told(pool)
     assert len(seen) == 6

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cluster import sshd
+from tests.cluster.host import ENVIRONMENT
 from tests.cluster.user import USER, give
 from tests.real.ssh import RANKS, SINGLE, TWO_HOSTS, SshProject
 
@@ -153,6 +154,29 @@ def test_questions_are_asked_where_somebody_can_answer(
     asked.until("1 host is ready")
     assert asked.end() == 0
     assert hosts.hosta.address in known.read_text()
+
+
+# ------------------------------------------------------------------ from host to host
+
+
+def test_hosts_of_one_run_that_do_not_reach_each_other(box: SshProject) -> None:
+    _, b, c = box.hosts.all
+    for host, other in ((b, c), (c, b)):
+        route = ("ip", "route", "replace", "blackhole", f"{other.address}/32")
+        subprocess.run(host.inside(route), env=ENVIRONMENT, check=True)
+    try:
+        both = (*TWO_HOSTS, "compute.hosts=[hostb,hostc]", "compute.connect_timeout_s=2")
+        words = (f"hostb cannot ssh to hostc ({USER}@{c.address}), and mpirun starts its ranks",)
+        said = box.refused(*both, status=3, words=words)
+        assert "with no jump between" in helps(said)
+        assert "{host: hostc, address: ...}" in helps(said)
+        # Whom all of them reach may stand between this machine and one of them, and take part.
+        done = box.launch(*TWO_HOSTS, "compute.hosts=[hosta,hostc]", "wait=true")
+        assert done.returncode == 0, done.stderr
+    finally:
+        for host, other in ((b, c), (c, b)):
+            route = ("ip", "route", "del", "blackhole", f"{other.address}/32")
+            subprocess.run(host.inside(route), env=ENVIRONMENT, check=True)
 
 
 # ------------------------------------------------------------------ the configuration

@@ -237,6 +237,8 @@ def test_conda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ProvisionError, match="neither micromamba, mamba nor conda") as caught:
         locate(environment, horovod=True)
     assert "micromamba" in caught.value.hint
+    with pytest.raises(ProvisionError, match=r"python=3\.99: there is no such"):
+        locate(Environment(python="3.99"), horovod=False)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin")
     for name in ("conda", "mamba", "micromamba"):
         path = program(tmp_path / "bin" / name, "exit 1")
