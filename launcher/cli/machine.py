@@ -20,7 +20,9 @@ def env(argv: Sequence[str]) -> int:
     verbs = options_of.add_subparsers(dest="what", required=True)
     listing = verbs.add_parser("list", help="what is in the cache")
     listing.add_argument("--json", action="store_true", help="as JSON")
-    building = verbs.add_parser("build", help="build what a job with these overrides would use")
+    building = verbs.add_parser(
+        "build", help="build what a job with these overrides would use, on hosts of ssh there"
+    )
     building.add_argument("--config-dir", help="your own config groups (default: ./conf)")
     building.add_argument("overrides", nargs="*", help="key=value")
     removing = verbs.add_parser("remove", help="remove environments from the cache")
@@ -62,8 +64,13 @@ def _build(options: argparse.Namespace) -> int:
     from launcher.environment.locate import locate  # noqa: PLC0415
 
     job = hosts.job_of(options)
-    prefix = locate(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi")
-    ready = ensure(prefix, say)
+    if job.compute.kind == "ssh":
+        from launcher.ssh.build import ahead  # noqa: PLC0415
+
+        ready = ahead(job, say)
+    else:
+        prefix = locate(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi")
+        ready = ensure(prefix, say)
     print(f"{ready.kind} {ready.key} {ready.python}")
     return 0
 

@@ -9,7 +9,9 @@ from launcher.ssh.agent.environments import asked
 from launcher.ssh.agent.serve import kind
 from launcher.ssh.carry import carry
 from launcher.ssh.connection import everywhere
-from launcher.ssh.ready import of_run
+from launcher.ssh.look import check, prefix_of
+from launcher.ssh.ready import of_run, ready
+from launcher.ssh.taught import ways_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,17 +33,29 @@ def on_hosts(
     """Return the lock of a job's environment; all hosts have that, and the data, by then."""
     channels = everywhere(lambda host: of_run(hosts, host), hosts.hosts)
     carry(channels, data, say)
+    return _build(channels, _asks(job, prefix), say, built=prefix.ready)
+
+
+def ahead(job: JobSpec, say: Callable[[str], None]) -> Prefix:
+    """Return a job's environment, which all hosts that its configuration names have by then."""
+    channels = everywhere(lambda way: ready(way, list(job.data.values())), ways_of(job))
+    check(job, channels)
+    prefix = prefix_of(job, channels)
+    _build(channels, _asks(job, prefix), say, built=prefix.ready)
+    return prefix
+
+
+def _asks(job: JobSpec, prefix: Prefix) -> dict[str, Any]:
     asks = asked(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi")
-    asks |= {"path": prefix.path, "python": prefix.python}
-    return _build(channels, asks, say, ready=prefix.ready)
+    return asks | {"path": prefix.path, "python": prefix.python}
 
 
 def _build(
-    channels: Sequence[Channel], asks: dict[str, Any], say: Callable[[str], None], *, ready: bool
+    channels: Sequence[Channel], asks: dict[str, Any], say: Callable[[str], None], *, built: bool
 ) -> str:
     """Return the lock of the environment that all hosts have when this returns.
 
-    ``asks``: as ``environments.asked`` says it; ``ready``: all have it already. Horovod's wheel
+    ``asks``: as ``environments.asked`` says it; ``built``: all have it already. Horovod's wheel
     is built where no machine of a kind has it, this one included, and once. SubmitError names the
     host.
     """
@@ -68,7 +82,7 @@ def _build(
     kinds: dict[str, list[Channel]] = {}
     for channel in channels:
         kinds.setdefault(channel.facts["kind"], []).append(channel)
-    if asks["path"] and asks["horovod"] and not ready:
+    if asks["path"] and asks["horovod"] and not built:
         everywhere(of_a_kind, list(kinds.values()))
     else:
         everywhere(one, channels)

@@ -53,7 +53,7 @@ def facts(job: JobSpec, source: Place | Snapshot, *, pool: bool) -> Facts:
     channels = everywhere(lambda target: ready(target, paths), targets)
     for target, channel in zip(targets, channels, strict=True):
         also_known(target, channel.facts["workdir"])
-    _check(job, channels)
+    check(job, channels)
     found = everywhere(
         lambda trio: host_of(*trio), list(zip(named, targets, channels, strict=True))
     )
@@ -68,7 +68,7 @@ def facts(job: JobSpec, source: Place | Snapshot, *, pool: bool) -> Facts:
         package_root=first.root,
         git_dir=source.git_dir,
         source_prefix=source.prefix,
-        prefix=_prefix(job, channels),
+        prefix=prefix_of(job, channels),
         hosts=Hosts(
             hosts=tuple(found),
             workdir=first.facts["workdir"],
@@ -130,8 +130,17 @@ def host_of(named: Named, target: Target, channel: Channel) -> Host:
     )
 
 
-def _check(job: JobSpec, channels: Sequence[Channel]) -> None:
+def check(job: JobSpec, channels: Sequence[Channel]) -> None:
     """Raise what keeps the job from running on these hosts."""
+    machines: dict[tuple[str, str], str] = {}
+    for channel in channels:
+        one = channel.facts["boot"], channel.facts["hostname"]
+        if one in machines:
+            raise PlanError(
+                f"compute.hosts: {machines[one]} and {channel.name} are one machine",
+                hint="procs_per_node=2 starts two ranks on each host.",
+            )
+        machines[one] = channel.name
     if job.environment.build_on == "job":
         raise PlanError(
             "environment.build_on=job: hosts of compute=ssh build their environments themselves, "
@@ -170,7 +179,7 @@ def _same(what: str, channels: Sequence[Channel], hint: str) -> None:
             )
 
 
-def _prefix(job: JobSpec, channels: Sequence[Channel]) -> Prefix:
+def prefix_of(job: JobSpec, channels: Sequence[Channel]) -> Prefix:
     """Return where the environment is, or will be, on all hosts; ready: it is on each."""
     asks = asked(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi")
     found = everywhere(lambda channel: _read(channel.ask("locate", **asks)[0]), channels)

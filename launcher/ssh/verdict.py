@@ -116,7 +116,11 @@ def differences(all_told: Sequence[Told], needs: Needs) -> list[Fault]:
     """Return where a host is not as the first one that was reached."""
     reached = [told for told in all_told if told.known]
     found = []
-    for told in reached[1:]:
+    for at, told in enumerate(reached[1:], 1):
+        for other in reached[:at]:
+            if all(told.known[key] == other.known[key] for key in ("boot", "hostname")):
+                what = f"it is the same machine as {other.name}"
+                found.append(Fault(where=told.name, what=what, fix="Name it once."))
         for key, name, fix in _SAME:
             ours, theirs = reached[0].known[key], told.known[key]
             if ours != theirs:

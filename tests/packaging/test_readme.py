@@ -13,7 +13,7 @@ import pytest
 
 from launcher.reference import reference_markdown, sections
 from tests.real.conftest import HOROVOD
-from tests.real.ssh import horovod_on
+from tests.real.slurm_install import share_wheels
 
 if TYPE_CHECKING:
     from tests.conftest import Project
@@ -100,7 +100,7 @@ def test_the_tour_on_a_slurm_cluster(user: UserProject) -> None:
 
 
 def test_the_tour_on_ssh_hosts(box: SshProject) -> None:
-    horovod_on(box.hosts.hosta)
+    share_wheels()
     box.copy_example("digits")
     box.shell("git init -q")
     (submit, started), (wait, ended) = steps(HOSTS)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.cluster.host import ENVIRONMENT
-from tests.cluster.user import give
 from tests.real.conftest import events, log, until
 from tests.real.slurm import GivenProject
-from tests.real.slurm_install import LASTING, pip_variables, share_wheels
+from tests.real.slurm_install import LASTING, pip_variables
 
 if TYPE_CHECKING:
     import subprocess
@@ -139,17 +137,6 @@ def outcome(run: Path) -> dict[str, Any]:
 def records(run: Path, ranks: int) -> list[dict[str, Any]]:
     """Return what each rank printed as one line of JSON."""
     return [json.loads(log(run, rank)) for rank in range(ranks)]
-
-
-def horovod_on(host: SshHost) -> Path:
-    """Let a host have the Horovod that root's tests built, else it takes minutes; return where."""
-    share_wheels()
-    there = host.user_home / ".launcher" / "cache" / "wheels"
-    if (LASTING / "cache" / "wheels").exists():
-        there.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(LASTING / "cache" / "wheels", there, dirs_exist_ok=True)
-        give(there.parents[1])
-    return there
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,11 +15,11 @@ import pytest
 from tests.cluster import sshd
 from tests.cluster.host import ENVIRONMENT
 from tests.cluster.user import USER, give
+from tests.real.slurm_install import small_wheel
 from tests.real.ssh import RANKS, SINGLE, TWO_HOSTS, SshProject
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.cluster.ssh_hosts import SshHosts
     from tests.conftest import Project
@@ -206,6 +208,36 @@ def test_more_cores_than_a_host_has(box: SshProject) -> None:
 def test_an_environment_is_not_built_inside_a_job(box: SshProject) -> None:
     words = ("environment.build_on=job", "environment.build_on=submit")
     box.refused(*SINGLE, "environment.build_on=job", status=2, words=words)
+
+
+def test_two_names_of_one_machine(box: SshProject) -> None:
+    hosts = "compute.hosts=[hosta,'hosta:2222']"
+    words = ("compute.hosts: hosta and hosta:2222 are one machine",)
+    said = box.refused(*TWO_HOSTS, hosts, status=2, words=words)
+    assert helps(said) == "procs_per_node=2 starts two ranks on each host."
+
+
+def test_environments_are_built_ahead_where_they_are_used(box: SshProject) -> None:
+    small_wheel(box.path / "index", "small")
+    name = "environment.pip_packages=[small]"
+    for host in box.hosts.all[:2]:
+        index = host.user_home / "index"
+        shutil.rmtree(index, ignore_errors=True)
+        give(Path(shutil.copytree(box.path / "index", index)))
+    index = f"environment.pip_args=[--no-index,--find-links,/home/{USER}/index]"
+    shutil.rmtree(box.path / "index")
+    hosts = ("compute=ssh", "compute.hosts=[hosta,hostb]", "environment.torch=null", name, index)
+    done = box.launch("env", "build", *hosts)
+    assert done.returncode == 0, done.stderr
+    kind, key, python = done.stdout.split()
+    assert python == f"/home/{USER}/.launcher/cache/envs/{key}/bin/python"
+    assert kind == "venv"
+    for host in box.hosts.all[:2]:
+        assert f"{host.name}: installing small" in done.stderr
+    box.write("train.py", "import small\nprint(small.WORD)\n")
+    done = box.launch(*SINGLE, name, index, "wait=true")
+    assert done.stdout == "here\n", done.stderr
+    assert "installing" not in done.stderr
 
 
 @pytest.mark.parametrize(

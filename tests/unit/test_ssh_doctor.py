@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KNOWN: dict[str, Any] = {
+    "boot": "b1",
+    "hostname": "box1",
     "workdir": "/home/me/.launcher",
     "python": "/usr/bin/python3",
     "version": "3.11.2",
@@ -106,7 +108,8 @@ def test_what_only_slows_or_misleads_is_a_warning() -> None:
 
 
 def test_hosts_of_one_run_are_alike() -> None:
-    both = (UNREACHED, told(), told("hostc", minor="3.12", workdir="/home/us/.launcher"))
+    other = told("hostc", hostname="box2", minor="3.12", workdir="/home/us/.launcher")
+    both = (UNREACHED, told(), other)
     found = differences(both, Needs(nodes=2))
     assert [each.what for each in found] == [
         "compute.workdir is /home/us/.launcher, on hosta /home/me/.launcher",
@@ -114,6 +117,12 @@ def test_hosts_of_one_run_are_alike() -> None:
     ]
     assert {(each.where, each.blocks) for each in found} == {("hostc", True)}
     assert not any(each.blocks for each in differences(both, Needs(nodes=1)))
+
+
+def test_a_machine_that_is_named_twice() -> None:
+    (found,) = differences((told(), told("hostb", hostname="box2"), told("again")), Needs(nodes=2))
+    assert (found.where, found.what) == ("again", "it is the same machine as hosta")
+    assert found.blocks
 
 
 def test_a_report_for_a_person() -> None:
