@@ -96,7 +96,7 @@ class Ssh:
                 )
 
     def refuse(self, job: JobSpec, facts: Facts) -> None:
-        """Raise PlanError when too few hosts are reached, or one has less than ranks are to have."""
+        """Raise PlanError when too few hosts are reached, or one has too little for the ranks."""
         reached = [each.name for each in _hosts(facts).hosts]
         if len(reached) < job.resources.nodes:
             raise PlanError(
