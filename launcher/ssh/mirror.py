@@ -58,11 +58,12 @@ _Told: TypeAlias = "dict[str, _Answer]"  # by run
 def bring(runs: Sequence[Open]) -> dict[str, Seen | SubmitError]:
     """Bring what runs have written; return what the first host of each tells, by id.
 
-    Of a run that waits that is its pool's host. One request a host for all its runs, the hosts side
-    by side; a SubmitError where that host was not reached.
+    Of a run that waits that is its pool's host; of one that was cancelled meanwhile there is
+    nothing. One request a host for all its runs, the hosts side by side; a SubmitError where that
+    host was not reached.
     """
     found: dict[str, Seen | SubmitError] = {}
-    left = list(runs)
+    left = [run for run in runs if asked_of(run)]
     while left:
         asked = _asked(left)
         told = dict(zip(asked, _all(asked), strict=True))

@@ -75,6 +75,21 @@ def test_a_run_that_waits_is_cancelled(box: SshProject) -> None:
     assert box.left() == []
 
 
+def test_who_follows_a_run_that_waits_sees_it_cancelled(box: SshProject) -> None:
+    box.write("train.py", WAITS)
+    words = (*SINGLE, "compute.hosts=[{host: hosta, slots: 1}]")
+    first = started(box, *words)
+    with box.start(*words, "wait=true") as following:
+        assert following.stderr
+        assert "waits until there is room" in following.stderr.readline()
+        (second,) = {each.name for each in box.path.glob("runs/2*")} - {first.name}
+        assert box.launch("cancel", second).stdout == f"{second} CANCELLED\n"
+        out, err = following.communicate(timeout=60)
+    assert (following.returncode, out) == (130, ""), err
+    assert f"launcher: run {second} CANCELLED" in err
+    end(box, first)
+
+
 def test_without_a_lease_all_start_at_once(box: SshProject) -> None:
     box.write("train.py", WAITS)
     first = started(box, *ONE_EACH)
