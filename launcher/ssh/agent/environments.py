@@ -98,7 +98,9 @@ def adopt(head: dict[str, Any], body: bytes) -> bool:
                 file.write(body[at : at + size])
             at += size
         os.rename(part, folder)
-    except FileExistsError:
+    except OSError:
+        if not os.path.isdir(folder):  # else another one was quicker
+            raise
         return False
     finally:
         shutil.rmtree(part, ignore_errors=True)
