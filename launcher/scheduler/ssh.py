@@ -149,10 +149,8 @@ class Ssh:
 
     def look(self, runs: Sequence[Open]) -> dict[str, View]:
         """Bring what the runs have written, and return what their first hosts tell."""
-        return {
-            run_id: _view(next(run for run in runs if run.folder.id == run_id), seen)
-            for run_id, seen in mirror.bring(runs).items()
-        }
+        asked = {run.folder.id: run for run in runs}
+        return {run_id: _view(asked[run_id], seen) for run_id, seen in mirror.bring(runs).items()}
 
     def refresh(self, runs: Sequence[Open]) -> None:
         """Bring what the runs have written, as far as their hosts are reached."""
@@ -210,11 +208,12 @@ def _conclude(run: Open, why: str) -> None:
 
 def _view(run: Open, seen: Seen | SubmitError) -> View:
     """Return what is told of a run where it is; ``run``: as it was before that was asked."""
-    if isinstance(seen, SubmitError):
-        return _without_its_first(run, seen)
-    if seen.alive or seen.coming:
+    if not isinstance(seen, SubmitError) and (seen.alive or seen.coming):
         reason = "" if seen.alive else _waits_for(run)
         return View(holds=True, reason=reason, brought=True)
+    run = read(run.folder)  # with what has just been brought: that it has begun, for one
+    if isinstance(seen, SubmitError):
+        return _without_its_first(run, seen)
     queued = any(each["state"] == RunState.PENDING.value for each in run.events)
     if not (queued or seen.claimed):  # its submit is under way, or was killed
         return View(holds=alive(run.last, run.folder.file("heartbeat")), brought=True)

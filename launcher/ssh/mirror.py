@@ -121,7 +121,8 @@ def _seen(run: Open, told: Mapping[Target, _Told | SubmitError]) -> Seen | Submi
     error = next((each for each in answers if isinstance(each, SubmitError)), None)
     if error is not None and not (alive or coming):
         return error
-    return replace(known[0], alive=alive, coming=coming)
+    restarted = any(each.restarted for each in known)  # the pool's host knows nothing of that
+    return replace(known[0], alive=alive, coming=coming, restarted=restarted)
 
 
 def _length(pieces: Sequence[tuple[int, bytes]]) -> int:

@@ -55,7 +55,9 @@ def ended(pool: SshProject, sweep_id: str) -> dict[str, str]:
     """Return the state of each run of a sweep, by id, once all have ended."""
     done = pool.launch("wait", sweep_id)
     assert done.returncode in (0, 1, 130), done.stderr
-    return {run.name: state(run) for run in pool.runs}
+    states = {run.name: state(run) for run in pool.runs}
+    assert {*states.values()} <= FINAL, f"{states}\n{done.stdout}\n{done.stderr}"
+    return states
 
 
 def told(pool: SshProject) -> list[dict[str, Any]]:
@@ -299,7 +301,8 @@ def test_a_host_goes_away_and_the_others_go_on(pool: SshProject) -> None:
 
     until(lambda: states().count("SUCCEEDED") == 4, 90)
     pool.hosts.hostb.start()
-    assert sorted(ended(pool, first).values()) == ["FAILED"] * 2 + ["SUCCEEDED"] * 4
+    ends = ended(pool, first).values()
+    assert sorted(ends) == ["FAILED"] * 2 + ["SUCCEEDED"] * 4, pool.launch("runs", "--json").stdout
     failed = [events(run)[-1] for run in pool.runs if state(run) == "FAILED"]
     assert all("hostb was started again" in each["reason"] for each in failed)
     again, said = sweep(pool, "script_params.lr=1,2,3,4,5,6")
