@@ -3,9 +3,9 @@
     python kills_submit.py COUNT OVERRIDES...      in a project's folder
 
 A moment is a request to a host: before it is sent, in the middle of it, or when it is sent and not
-answered; or an act here, as kills.py counts them. COUNT of all these, spread over them; 0: all.
-Prints, a line a trial: the moment, how it was killed, how its second submit ended, and what
-that said. Trial N is ``script_params.trial=N``.
+answered; or an act here, as kills.py counts them. Each request is tried at one of the three, and
+COUNT of the acts; 0: all there are. Prints, a line a trial: the moment, how it was killed, how its
+second submit ended, and what that said. Trial N is ``script_params.trial=N``.
 """
 
 from __future__ import annotations
