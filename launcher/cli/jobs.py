@@ -153,6 +153,7 @@ def _write_if_read(data: bytes) -> None:
 
 def _ended(status: RunStatus, run: Run, where: str) -> int:
     from launcher import show  # noqa: PLC0415
+    from launcher.results import elsewhere, listed  # noqa: PLC0415
 
     words = [
         f"launcher: run {run.id} {status.state.value}",
@@ -161,6 +162,8 @@ def _ended(status: RunStatus, run: Run, where: str) -> int:
     if status.metrics:
         words.append(f"({show.metrics(status.metrics)})")
     say(" ".join(words))
+    if rest := show.elsewhere_text(run.id, elsewhere(listed(run.folder))):
+        say(f"  not here: {rest}{where}")
     if status.reason:
         say(f"  {status.reason}")
     if status.advice:
