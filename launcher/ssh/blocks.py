@@ -1,6 +1,8 @@
 """Blocks of large files: which of them a file has in common with the one that it was before.
 
 Blocks lie where they lay: what is appended to, or changed in place, is found; what moved is not.
+Why a checksum of 32 bits will do: what a host puts together is known by its sha256, and of what is
+not the file after all, all is sent.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import zlib
 from pathlib import Path
 
 from launcher.environment import answers
@@ -15,32 +18,36 @@ from launcher.environment import answers
 BLOCK = 4 << 20
 LARGE = 4 * BLOCK  # files from this size on
 _KEPT = 1000  # files that are remembered
-_DIGEST = hashlib.sha256().digest_size
+_SUM = 4  # bytes
 
 
 class Sums:
-    """The digest of a file that is read from its start, and those of its blocks."""
+    """The digest of a file that is read from its start, and the checksums of its blocks."""
 
     def __init__(self, size: int) -> None:
         """Begin with a file of that many bytes."""
-        self.whole, self.block = hashlib.sha256(), hashlib.sha256()
-        self.blocks, self.large, self.left = b"", size >= LARGE, BLOCK
+        self.whole, self.large = hashlib.sha256(), size >= LARGE
+        self.blocks, self.block, self.left = b"", 0, BLOCK
 
     def update(self, piece: bytes) -> None:
         """Add what comes next; no piece reaches beyond the end of a block."""
         self.whole.update(piece)
         if self.large:
-            self.block.update(piece)
+            self.block = zlib.crc32(piece, self.block)
             self.left -= len(piece)
             if not self.left:
-                self.blocks += self.block.digest()
-                self.block, self.left = hashlib.sha256(), BLOCK
+                self._close()
+
+    def _close(self) -> None:
+        self.blocks += self.block.to_bytes(_SUM, "big")
+        self.block, self.left = 0, BLOCK
 
     def end(self) -> str:
-        """Return the file's digest; remember those of its blocks."""
+        """Return the file's digest; remember the checksums of its blocks."""
         name = self.whole.hexdigest()
         if self.large:
-            _keep(name, self.blocks + self.block.digest())
+            self._close()
+            _keep(name, self.blocks)
         return name
 
 
@@ -48,8 +55,8 @@ def shared(old: str, new: str) -> set[int]:
     """Return the numbers of the blocks that two files, by their digests, are known to share."""
     with contextlib.suppress(OSError):
         before, now = ((_folder() / each[:64]).read_bytes() for each in (old, new))
-        at = range(0, min(len(before), len(now)), _DIGEST)
-        return {n // _DIGEST for n in at if before[n : n + _DIGEST] == now[n : n + _DIGEST]}
+        at = range(0, min(len(before), len(now)), _SUM)
+        return {n // _SUM for n in at if before[n : n + _SUM] == now[n : n + _SUM]}
     return set()
 
 
