@@ -52,10 +52,10 @@ def listed(folder: RunFolder) -> list[Result]:
     return results.known(folder) if final else results.look(run)[0]
 
 
-def elsewhere(results: Sequence[Result]) -> list[tuple[str, int, int]]:
-    """Return of each host how many files, and bytes, only it has."""
+def elsewhere(folder: RunFolder) -> list[tuple[str, int, int]]:
+    """Return of each host how many files, and bytes, of a run only it has."""
     found: dict[str, tuple[int, int]] = {}
-    for each in results:
+    for each in listed(folder) if folder.record().hosts is not None else ():
         if not each.here:
             files, size = found.get(each.host, (0, 0))
             found[each.host] = files + 1, size + each.size

@@ -14,6 +14,7 @@ from launcher.cli.words import (
     parser,
     runs_dir_option,
     say,
+    say_elsewhere,
     stop_writing,
     write,
 )
@@ -153,7 +154,6 @@ def _write_if_read(data: bytes) -> None:
 
 def _ended(status: RunStatus, run: Run, where: str) -> int:
     from launcher import show  # noqa: PLC0415
-    from launcher.results import elsewhere, listed  # noqa: PLC0415
 
     words = [
         f"launcher: run {run.id} {status.state.value}",
@@ -162,8 +162,7 @@ def _ended(status: RunStatus, run: Run, where: str) -> int:
     if status.metrics:
         words.append(f"({show.metrics(status.metrics)})")
     say(" ".join(words))
-    if rest := show.elsewhere_text(run.id, elsewhere(listed(run.folder))):
-        say(f"  not here: {rest}{where}")
+    say_elsewhere(run.folder, where)
     if status.reason:
         say(f"  {status.reason}")
     if status.advice:

@@ -88,7 +88,7 @@ def show_run(argv: Sequence[str]) -> int:
     options_of.add_argument("--json", action="store_true", help="as JSON")
     folder, options = _one_run(options_of, argv)
     status = Run(folder).status
-    rest = elsewhere(listed(folder))
+    rest = elsewhere(folder)
     if options.json:
         told = [{"host": host, "files": files, "bytes": size} for host, files, size in rest]
         values = {**status.to_json(), "elsewhere": told, "record": asdict(folder.record())}

@@ -153,21 +153,23 @@ class _Way:
         self.said, self.total = time.monotonic(), sum(each.size for each in self.lacks)
         for _ in range(_TRIES):
             others = self._take(channel)
-            if not others:
+            self.lacks = self._now(channel, others) if others else []
+            if not self.lacks:
+                self.say(f"launcher: {self.to.name}: {bytes_text(self.brought)} brought")
                 return
-            # As they are now; what is gone, as old checkpoints go, is not wanted any more.
-            told = channel.ask("results", run=self.run)[0]
-            now = {path: stamp for path, *stamp in told}
-            self.lacks = [
-                replace(each, size=now[each.path][0], changed=now[each.path][1])
-                for each in others
-                if each.path in now
-            ]
-        if self.lacks:
-            raise SubmitError(
-                f"{self.to.name}: {self.lacks[0].path} changes while it is read, or cannot be read",
-                hint="Bring it once nothing writes it any more.",
-            )
+        raise SubmitError(
+            f"{self.to.name}: {self.lacks[0].path} changes while it is read, or cannot be read",
+            hint="Bring it once nothing writes it any more.",
+        )
+
+    def _now(self, channel: Channel, others: Sequence[Result]) -> list[Result]:
+        """Return files as they are now; old checkpoints that are gone by now are left out."""
+        now = {path: stamp for path, *stamp in channel.ask("results", run=self.run)[0]}
+        return [
+            replace(each, size=now[each.path][0], changed=now[each.path][1])
+            for each in others
+            if each.path in now
+        ]
 
     def _take(self, channel: Channel) -> list[Result]:
         """Bring what is lacking; return the files that are others by now."""

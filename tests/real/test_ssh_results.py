@@ -63,7 +63,8 @@ def test_checkpoints_are_named_and_brought_when_asked(box: SshProject) -> None:
     there = box.there(run) / "checkpoints"
     size = sum(each.stat().st_size for each in there.iterdir())
     told = f"4 files, {round(size / 1000)} kB on hosta; 3 files, 200 kB on hostb: launcher fetch"
-    assert f"{told} {run.name}" in done.stderr
+    assert f"not here: {told} {run.name}" in done.stderr
+    assert told in box.launch("wait", run.name).stderr
     assert told in box.launch("show").stdout
     first = {"host": "hosta", "files": 4, "bytes": size}
     assert json.loads(box.launch("show", "--json").stdout)["elsewhere"][0] == first

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from launcher.ssh.agent.serve import Agent
 
 _TOPS = ("outputs", "checkpoints")
-_MOST = 4 << 20  # bytes that one answer brings
+_MOST = 16 << 20  # bytes that one answer brings
 
 
 def extend(agent: Agent) -> None:
