@@ -93,6 +93,7 @@ def carry(channels: Sequence[Channel], data: Sequence[Dataset], say: Callable[[s
     each_once = {each.digest: each for each in data}.values()
     ways = [way for each in each_once for way in _ways(each, channels, say)]
     everywhere(_Way.prepare, ways)
+    _found.cache_clear()
     each_host = [[way for way in ways if way.channel is channel] for channel in channels]
     for mine in each_host:
         _check_room(mine)

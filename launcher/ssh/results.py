@@ -192,7 +192,8 @@ class _Way:
 
     def _part(self, result: Result) -> str:
         name = f"{result.place}\0{result.size}\0{result.changed}"
-        return os.path.join(self.parts, hashlib.sha256(os.fsencode(name)).hexdigest())
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()
+        return os.path.join(self.parts, f"{result.host}.{digest}")
 
     def _have(self, result: Result) -> int:
         with contextlib.suppress(FileNotFoundError):

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tests.real.conftest import events, until
-from tests.real.ssh import SINGLE, TWO_HOSTS
+from tests.real.ssh import SINGLE, TWO_HOSTS, SshProject
 from tests.real.test_ssh_data import received
-
-if TYPE_CHECKING:
-    from tests.real.ssh import SshProject
+from tests.real.test_ssh_runs import git
 
 MB = 1 << 20
 TRAIN = """\
@@ -165,3 +162,21 @@ def test_a_run_of_this_machine_has_all_here(box: SshProject) -> None:
     assert names == ["outputs/of-0.txt", *(f"checkpoints/{each}" for each in wanted)]
     assert "not here" not in box.launch("show").stdout
     assert events(box.run)[-1]["state"] == "SUCCEEDED"
+
+
+def test_another_clone_has_them_too(box: SshProject) -> None:
+    git(box, "init", "-q", "-b", "main")
+    box.write("train.py", TRAIN)
+    assert box.launch(*SINGLE, "wait=true").returncode == 0
+    run, ref = box.run, f"refs/launcher/runs/{box.run.name}"
+    path = box.path.with_name(f"{box.path.name}-2")
+    other = SshProject(path=path, hosts=box.hosts, venv=box.venv)
+    git(box, "init", "-q", str(path))
+    git(other, "fetch", "-q", str(box.path), f"{ref}:{ref}")
+    run.rename(box.path / "gone")  # as on another machine, whose file system is another
+    brought = fetched(other, run.name)
+    assert [each.relative_to(path / "runs" / run.name).as_posix() for each in brought] == [
+        "outputs/of-0.txt",
+        *(f"checkpoints/{name}.pt" for name in ("last", "same", "shard-0")),
+    ]
+    assert (path / "runs" / run.name / "checkpoints" / "same.pt").read_text() == "hosta"
