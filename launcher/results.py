@@ -75,8 +75,10 @@ def fetch(folder: RunFolder, paths: Sequence[str], say: Callable[[str], object])
     else:
         from launcher.ssh import results  # noqa: PLC0415 - most runs are here
 
-        found, errors = results.look(run)
-        errors |= results.bring(run, _named(found, paths), say)
+        found = results.known(folder)
+        if not (paths and RunState(run.last["state"]).final and _are_here(found, paths)):
+            found, errors = results.look(run)
+            errors |= results.bring(run, _named(found, paths), say)
     for error in errors.values():
         raise error
     for each in paths:
@@ -87,6 +89,11 @@ def fetch(folder: RunFolder, paths: Sequence[str], say: Callable[[str], object])
                 hint=f"It has: {some}." if found else "It has no outputs and no checkpoints yet.",
             )
     return [each for each in _named(found, paths) if os.path.isfile(each.place)]
+
+
+def _are_here(found: Sequence[Result], paths: Sequence[str]) -> bool:
+    named = [_named(found, (each,)) for each in paths]
+    return all(each and all(one.here for one in each) for each in named)
 
 
 def _named(found: Sequence[Result], paths: Sequence[str]) -> list[Result]:

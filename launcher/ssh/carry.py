@@ -133,7 +133,7 @@ def _go(ways: Sequence[_Way]) -> None:
         try:
             way.go()
         except SubmitError as error:
-            error.hint = error.hint or "What has arrived stays there: submit again, and it goes on."
+            error.hint = f"{error.hint or 'Submit again.'} What has arrived stays there."
             raise
 
 

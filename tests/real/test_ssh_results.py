@@ -151,6 +151,8 @@ def test_a_large_checkpoint_blocks_nobody_and_is_resumed(box: SshProject) -> Non
     assert big.read_bytes() == (box.there(run) / "checkpoints" / "big").read_bytes()
     assert sent(box) - before < size - kept + 20 * MB
     assert not list(parts.iterdir())
+    box.hosts.hosta.unplug()  # what is here needs nobody
+    assert fetched(box, run.name, "checkpoints/big") == [big]
 
 
 def test_a_run_of_this_machine_has_all_here(box: SshProject) -> None:
