@@ -61,6 +61,16 @@ class Run:
         tail.drain(parts.append)
         return b"".join(parts).decode("utf-8", "replace")
 
+    def fetch(self, *paths: str, say: Callable[[str], object] = lambda _: None) -> list[str]:
+        """Return where files of the run's outputs and checkpoints are here, brought if need be.
+
+        ``paths``: files, folders or patterns, such as ``checkpoints/last.pt``; none: all that the
+        run has now. SubmitError: a host is not reached. StoreError: there is no such file.
+        """
+        from launcher.results import fetch  # noqa: PLC0415 - most runs are waited for only
+
+        return [each.place for each in fetch(self.folder, paths, say)]
+
     def wait(
         self, timeout_s: float | None = None, say: Callable[[str], object] = lambda _: None
     ) -> RunState:

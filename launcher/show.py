@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from launcher.data import Dataset
     from launcher.job import LaunchPlan, Resources, RunRecord
+    from launcher.results import Result
     from launcher.store import RunFolder, RunStatus
 
 
@@ -101,8 +102,10 @@ def where(status: RunStatus) -> str:
     return f"{status.compute}:{places.get(status.compute, status.job_id)}"
 
 
-def status_text(status: RunStatus, folder: RunFolder) -> str:
-    """Return what ``launcher show`` prints of one run."""
+def status_text(
+    status: RunStatus, folder: RunFolder, elsewhere: Sequence[tuple[str, int, int]] = ()
+) -> str:
+    """Return what ``launcher show`` prints of one run; ``elsewhere``: what only hosts have."""
     from launcher.record import log_command  # noqa: PLC0415 - the list of runs needs no git
 
     record = folder.record()
@@ -127,12 +130,28 @@ def status_text(status: RunStatus, folder: RunFolder) -> str:
         ("rerun of", record.rerun_of),
         ("overrides", shell_line(record.overrides)),
         ("folder", folder.path),
+        ("not here", elsewhere_text(folder.id, elsewhere)),
         ("commit", record.commit),
         ("see it", code if record.commit else ""),
     ]
     text = "".join(f"{name:<12}{value}\n" for name, value in lines if value)
     tail = status.failed.get("last_lines", [])
     return text + ("\nlast lines:\n" + "".join(f"    {line}\n" for line in tail) if tail else "")
+
+
+def elsewhere_text(run_id: str, elsewhere: Sequence[tuple[str, int, int]]) -> str:
+    """Return what of a run only its hosts have, and what brings it; "" when all is here."""
+    there = "; ".join(f"{amount(files, size)} on {host}" for host, files, size in elsewhere)
+    return f"{there}: launcher fetch {run_id}" if there else ""
+
+
+def results_table(results: Sequence[Result]) -> str:
+    """Return the table of ``launcher fetch --list``."""
+    rows = [
+        (each.path, bytes_text(each.size), each.host, "yes" if each.here else "no")
+        for each in results
+    ]
+    return table(("PATH", "SIZE", "HOST", "HERE"), rows)
 
 
 def _known_duration(status: RunStatus) -> str:

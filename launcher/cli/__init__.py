@@ -28,6 +28,7 @@ _VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "runs": runs.list_runs,
     "show": runs.show_run,
     "explain": runs.explain_run,
+    "fetch": runs.fetch,
     "logs": sweeps.logs,
     "wait": sweeps.wait,
     "cancel": sweeps.cancel,

@@ -14,6 +14,7 @@ from launcher.cli.words import (
     parser,
     runs_dir_option,
     say,
+    say_elsewhere,
     stop_writing,
     write,
 )
@@ -161,6 +162,7 @@ def _ended(status: RunStatus, run: Run, where: str) -> int:
     if status.metrics:
         words.append(f"({show.metrics(status.metrics)})")
     say(" ".join(words))
+    say_elsewhere(run.folder, where)
     if status.reason:
         say(f"  {status.reason}")
     if status.advice:

@@ -1,4 +1,4 @@
-"""The verbs that read runs: runs, show, explain."""
+"""The verbs that read runs: runs, show, explain, fetch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import api
 from launcher.cli.words import RUN_HELP, RUNS_DIR_HELP, SWEEP_HELP, joined, parser, say
+from launcher.results import elsewhere, listed
 from launcher.run import Run
 from launcher.shell import shell_word
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from launcher.store import RunFolder, RunStatus, Store
     from launcher.sweep.table import Grid
 
+_PATH_HELP = "file, folder or pattern: checkpoints/last.pt, 'outputs/*.csv'; none: all there is"
 _SORT_HELP = "by a metric or what varies; -NAME: the highest first, in place of the lowest"
 
 
@@ -86,10 +88,28 @@ def show_run(argv: Sequence[str]) -> int:
     options_of.add_argument("--json", action="store_true", help="as JSON")
     folder, options = _one_run(options_of, argv)
     status = Run(folder).status
+    rest = elsewhere(folder)
     if options.json:
-        sys.stdout.write(show.json_text({**status.to_json(), "record": asdict(folder.record())}))
+        told = [{"host": host, "files": files, "bytes": size} for host, files, size in rest]
+        values = {**status.to_json(), "elsewhere": told, "record": asdict(folder.record())}
+        sys.stdout.write(show.json_text(values))
     else:
-        sys.stdout.write(show.status_text(status, folder))
+        sys.stdout.write(show.status_text(status, folder, rest))
+    return 0
+
+
+def fetch(argv: Sequence[str]) -> int:
+    """Have outputs and checkpoints of a run here, at any time; print where they are."""
+    options_of = parser("fetch", fetch)
+    options_of.add_argument("--list", action="store_true", help="show what there is, bring nothing")
+    folder, options = _one_run(options_of, argv, paths=True)
+    if options.list:
+        from launcher import show  # noqa: PLC0415
+
+        sys.stdout.write(show.results_table(listed(folder)))
+        return 0
+    for place in Run(folder).fetch(*options.paths, say=say):
+        print(place)
     return 0
 
 
@@ -122,9 +142,11 @@ def _plain(folder: RunFolder, status: RunStatus) -> str:
 
 
 def _one_run(
-    options_of: argparse.ArgumentParser, argv: Sequence[str]
+    options_of: argparse.ArgumentParser, argv: Sequence[str], *, paths: bool = False
 ) -> tuple[RunFolder, argparse.Namespace]:
     options_of.add_argument("run", nargs="?", default="@last", help=RUN_HELP + " (the default)")
+    if paths:
+        options_of.add_argument("paths", nargs="*", metavar="PATH", help=_PATH_HELP)
     options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
     options = options_of.parse_args(argv)
     return api.find_run(api.store(options.runs_dir), options.run), options

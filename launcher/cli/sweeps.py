@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,9 @@ from launcher.cli.words import (
     exit_status,
     joined,
     parser,
+    runs_dir_option,
     say,
+    say_elsewhere,
     worst,
     write,
 )
@@ -73,6 +76,7 @@ def wait(argv: Sequence[str]) -> int:
         if isinstance(folder, RunFolder):
             state = Run(folder).wait(say=say)
             print(f"{folder.id} {state.value}", flush=True)
+            say_elsewhere(folder, runs_dir_option(os.path.dirname(folder.path)))
             statuses.append(exit_status(state))
         else:
             from launcher.sweep.live import watched  # noqa: PLC0415

@@ -15,6 +15,8 @@ from launcher.shell import shell_word
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from launcher.store import RunFolder
+
 RUN_HELP = "a run's id, a unique prefix of one, or @last"
 RUN_OR_SWEEP_HELP = "the id of a run or of a sweep, a unique prefix of one, or @last"
 SWEEP_HELP = "a sweep's id, a unique prefix of one, or @last"
@@ -72,6 +74,14 @@ def runs_dir_option(runs_dir: str) -> str:
     from launcher import api  # noqa: PLC0415
 
     return "" if runs_dir == api.store().path else f" --runs-dir {shell_word(runs_dir)}"
+
+
+def say_elsewhere(folder: RunFolder, where: str) -> None:
+    """Say what of a run its hosts only have; ``where``: the option that finds its folder."""
+    from launcher import results, show  # noqa: PLC0415
+
+    if rest := show.elsewhere_text(folder.id, results.elsewhere(folder)):
+        say(f"  not here: {rest}{where}")
 
 
 def exit_status(state: RunState) -> int:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher.data import Dataset, there
 from launcher.errors import ConfigError, SubmitError
 from launcher.show import amount, bytes_text
-from launcher.ssh.agent.manifest import LINK, contents, entries, extent
+from launcher.ssh.agent.manifest import LINK, entries, key_of
 from launcher.ssh.agent.objects import changed
+from launcher.ssh.blocks import BLOCK, LARGE, shared
 from launcher.ssh.connection import everywhere
-from launcher.ssh.dataset import listing, pieces, remembered
+from launcher.ssh.dataset import listing, piece_length, pieces, remembered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
     from launcher.ssh.channel import Channel
     from launcher.ssh.dataset import Listing
 
-_PIECE = 4 << 20  # bytes of data that go in one message
+_EARLIER = 10  # other data of a host that are looked at
+_COPIES = 16  # blocks that a host copies for one message
 _ROOM = 256 << 20  # bytes that are left free on a host
 _SAYS_S = 5.0
 
@@ -47,7 +51,7 @@ def looked(
             if digest and made.digest != digest:
                 lacks = next(c for c, one in zip(channels, told, strict=True) if not one["here"])
                 raise _others(name, upload, lacks)
-            digest, size = made.digest, extent(made.text)
+            digest, size = made.digest, made.extent
             _LISTED[upload.path, digest] = made
             told = _known(channels, digest)
         pairs = zip(channels, told, strict=True)
@@ -89,6 +93,7 @@ def carry(channels: Sequence[Channel], data: Sequence[Dataset], say: Callable[[s
     each_once = {each.digest: each for each in data}.values()
     ways = [way for each in each_once for way in _ways(each, channels, say)]
     everywhere(_Way.prepare, ways)
+    _found.cache_clear()
     each_host = [[way for way in ways if way.channel is channel] for channel in channels]
     for mine in each_host:
         _check_room(mine)
@@ -128,8 +133,29 @@ def _go(ways: Sequence[_Way]) -> None:
         try:
             way.go()
         except SubmitError as error:
-            error.hint = error.hint or "What has arrived stays there: submit again, and it goes on."
+            error.hint = f"{error.hint or 'Submit again.'} What has arrived stays there."
             raise
+
+
+_ONE = threading.Lock()
+
+
+def _difference(tree: bytes, base: bytes) -> tuple[list[bytes], list[bytes]]:
+    """Return what makes ``tree`` of ``base``; for hosts that have the same it is found once."""
+    with _ONE:
+        return _found(tree, base)
+
+
+_found = functools.lru_cache(maxsize=4)(changed)
+
+
+class Entry(NamedTuple):
+    """What lies at a path of a tree."""
+
+    mode: bytes
+    key: str
+    size: int
+    path: bytes
 
 
 @dataclass(slots=True, kw_only=True)
@@ -141,7 +167,9 @@ class _Way:
     made: Listing
     say: Callable[[str], None]
     latest: Sequence[str]  # other data of that host
-    lacks: Sequence[tuple[int, int]] = ()  # contents by number, and how much of each is there
+    come: Sequence[bytes] = ()  # entries that the host's other data do not have
+    earlier: Sequence[bytes] | None = None  # the host's other data that are remembered
+    lacks: Sequence[tuple[int, int]] = ()  # of these, by number, and how much of each is there
     free: int = 0
     total: int = 0
     sent: int = 0
@@ -150,25 +178,38 @@ class _Way:
 
     def prepare(self) -> None:
         """Ask what is lacking, and how much room there is."""
-        base, text = remembered(self.latest)
-        gone, come = changed(self.made.text, text)
+        if not self._ask(*remembered(self.latest)):
+            self._ask("", b"")
+
+    def _ask(self, base: str, text: bytes) -> bool:
+        """Return False when the host has no other data ``base`` any more."""
+        gone, self.come = _difference(self.made.text, text)
         head: dict[str, Any] = {"digest": self.data.digest, "base": base, "gone": len(gone)}
-        told, _ = self.channel.ask("data_lacks", b"\0".join((*gone, *come)), **head)
-        self.lacks, self.free = told["lacks"], told["free"]
-        sizes = list(contents(self.made.text).values())
-        self.total = sum(sizes[number] - have for number, have in self.lacks)
+        told = self.channel.ask("data_lacks", b"\0".join((*gone, *self.come)), **head)[0]
+        if told:
+            self.lacks, self.free = told["lacks"], told["free"]
+            self.total = sum(each.size - have for each, have in self._lacking())
+        return bool(told)
+
+    def _lacking(self) -> Iterator[tuple[Entry, int]]:
+        """Yield what the host lacks, and how much of each is there."""
+        for number, have in self.lacks:
+            yield Entry(*next(entries(self.come[number]))), have
 
     def go(self) -> None:
         """Send what is lacking."""
         self.began = time.monotonic()
         if self.total:
             self._tell(f"{bytes_text(self.total)} of {amount(self.data.files, self.data.size)}")
-        lacks, before = self.lacks, None
-        while lacks != before:  # another one may be sending the same
-            self.channel.tell("data_pour", self._messages(lacks))
-            before = lacks
-            lacks, _ = self.channel.ask("data_make", digest=self.data.digest)
-            if not lacks:
+        before: Sequence[tuple[int, int]] | None = None
+        copies = True
+        while copies or self.lacks != before:  # another one may be sending the same
+            self.channel.tell("data_pour", self._messages(copies=copies))
+            before, copies = None if copies else self.lacks, False
+            self.lacks, _ = self.channel.ask("data_make", digest=self.data.digest)
+            if self.lacks is None:
+                self._ask("", b"")
+            elif not self.lacks:
                 break
         else:
             raise SubmitError(
@@ -183,35 +224,51 @@ class _Way:
         self.said = time.monotonic()
         self.say(f"launcher: data.{self.data.name} to {self.channel.name}: {what}")
 
-    def _messages(self, lacks: Sequence[tuple[int, int]]) -> Iterator[Message]:
-        """Yield messages of some MB that together hold what is lacking."""
-        where = {key: (mode, size, path) for mode, key, size, path in entries(self.made.text)}
-        keys = list(contents(self.made.text))
-        head: list[tuple[str, int, int, int]] = []
-        body = bytearray()
-        for number, have in lacks:
-            key = keys[number]
-            mode, size, path = where[key]
-            offset = have
-            for data in self._read(mode, path, have) if size > have else (b"",):
-                head.append((key, offset, len(data), size))
-                body += data
-                offset += len(data)
-                if len(body) >= _PIECE or len(head) >= 4096:
-                    yield {"pieces": head}, bytes(body)
-                    self._count(len(body))
-                    head, body = [], bytearray()
-        if head:
-            yield {"pieces": head}, bytes(body)
-            self._count(len(body))
+    def _messages(self, *, copies: bool) -> Iterator[Message]:
+        """Yield messages of some MB that together hold what is lacking.
 
-    def _read(self, mode: bytes, path: bytes, offset: int) -> Iterator[bytes]:
+        ``copies``: of what is known to be in another file there that file's name takes the place.
+        """
+        head: list[tuple[str, int, int, int, str]] = []
+        body: list[bytes] = []
+        filled = 0
+        for each, have in self._lacking():
+            offset, (source, same) = have, self._before(each) if copies else ("", set[int]())
+            for data in self._read(each, have, same) if each.size > have else (b"",):
+                length = len(data) or piece_length(offset, each.size, BLOCK)
+                head.append((each.key, offset, length, each.size, "" if data else source))
+                body.append(data)
+                offset += length
+                filled += len(data) or length // _COPIES
+                if filled >= BLOCK or len(head) >= 4096:
+                    yield {"pieces": head}, b"".join(body)
+                    self._count(sum(map(len, body)))
+                    head, body, filled = [], [], 0
+        if head:
+            yield {"pieces": head}, b"".join(body)
+            self._count(sum(map(len, body)))
+
+    def _before(self, entry: Entry) -> tuple[str, set[int]]:
+        """Return the file that the host has of an earlier version of this, and the same blocks."""
+        if entry.size < LARGE:
+            return "", set()
+        if self.earlier is None:
+            self.earlier = [remembered([digest])[1] for digest in self.latest[:_EARLIER]]
+        for tree in self.earlier:
+            at = tree.find(b" %b\0" % entry.path)
+            key = key_of(tree[tree.rfind(b"\0", 0, at) + 1 : at] + b" ") if at >= 0 else ""
+            if key and (same := shared(key, entry.key)):
+                return key, same
+        return "", set()
+
+    def _read(self, entry: Entry, offset: int, but: set[int]) -> Iterator[bytes]:
+        path = entry.path
         found = self.made.found[path]
-        if mode == LINK:
+        if entry.mode == LINK:
             yield found.target[offset:]
         else:
             try:
-                yield from pieces(self.made.place, path, found.stamp, _PIECE, offset)
+                yield from pieces(self.made.place, path, found.stamp, BLOCK, offset, but)
             except OSError as error:
                 raise self.made.place.changing(path) from error
 

@@ -119,7 +119,8 @@ class Channel:
         packed = packed if len(packed) < len(body) else body
         values = {"request": request, "packed": packed is not body, **head, "size": len(packed)}
         try:
-            self._to.write(json.dumps(values).encode() + b"\n" + packed)
+            self._to.write(json.dumps(values).encode() + b"\n")
+            self._to.write(packed)
             self._to.flush()
         except (OSError, ValueError) as error:  # or it is closed already
             raise self._lost() from error

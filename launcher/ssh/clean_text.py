@@ -70,7 +70,7 @@ def unfetched_lines(lefts: Sequence[Left]) -> list[str]:
     what = "1 run stays" if len(runs) == 1 else f"{len(runs)} runs stay"
     return [
         f"launcher: {what}, whose results are not all here",
-        "  launcher runs brings those of a run that has ended; its checkpoints are copied by hand.",
+        "  launcher fetch RUN brings its outputs and checkpoints.",
         "  --force-unfetched removes such runs too.",
     ]
 

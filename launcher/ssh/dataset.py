@@ -22,9 +22,11 @@ from launcher.errors import ConfigError
 from launcher.show import bytes_text
 from launcher.ssh.agent.manifest import FILE, FOLDER, LINK, PROGRAM
 from launcher.ssh.agent.objects import tree_of
+from launcher.ssh.blocks import Sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
 _CHUNK = 1 << 20
 _YOUNG_NS = 100_000_000  # so long after a change there may be another that no time tells from it
@@ -68,6 +70,12 @@ class Listing:
         """Return the digest of names and contents."""
         return hashlib.sha256(self.text).hexdigest()
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Return how many files and links there are, and how many bytes they hold."""
+        held = [each for each in self.found.values() if each.mode != FOLDER]
+        return len(held), sum(each.stamp.size + len(each.target) for each in held)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
@@ -110,12 +118,12 @@ class Place:
             yield folder, Found(FOLDER)
         for each in entries:
             path = folder + b"/" + each.name
-            if each.is_symlink():
+            if each.is_file(follow_symlinks=False):
+                yield path, _file(each.stat(follow_symlinks=False))
+            elif each.is_symlink():
                 yield path, Found(LINK, target=self._target(path))
             elif each.is_dir(follow_symlinks=False):
                 yield from self._below(path)
-            elif each.is_file(follow_symlinks=False):
-                yield path, _file(each.stat(follow_symlinks=False))
             else:
                 raise self.refused(path, "is no file")
 
@@ -185,30 +193,50 @@ def _digests(
     total, done, said = sum(found[path].stamp.size for path in paths), 0, time.monotonic()
     digests = {}
     for path in paths:
-        sha = hashlib.sha256()
+        sums = Sums(found[path].stamp.size)
         for piece in pieces(place, path, found[path].stamp, _CHUNK):
-            sha.update(piece)
+            sums.update(piece)
             done += len(piece)
             if time.monotonic() > said + _SAYS_S:
                 said = time.monotonic()
                 say(f"launcher: {place.key}: {bytes_text(done)} of {bytes_text(total)} read")
-        digests[path] = sha.hexdigest()
+        digests[path] = sums.end()
     return digests
 
 
-def pieces(place: Place, path: bytes, stamp: Stamp, most: int, offset: int = 0) -> Iterator[bytes]:
-    """Yield what a file holds from ``offset`` on; ConfigError when it is not the one of the stamp.
+def pieces(
+    place: Place,
+    path: bytes,
+    stamp: Stamp,
+    most: int,
+    offset: int = 0,
+    but: AbstractSet[int] = frozenset(),
+) -> Iterator[bytes]:
+    """Yield what a file holds from ``offset`` on, in pieces that end where ``most`` divides.
 
-    OSError: it cannot be read.
+    Pieces whose numbers are in ``but`` are not read: b"" stands for each.
+    ConfigError: it is not the one of the stamp. OSError: it cannot be read.
     """
-    with open(place.at(path), "rb", buffering=0) as file:
-        if Stamp.of(os.fstat(file.fileno())) != stamp:
+    file = os.open(place.at(path), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if Stamp.of(os.fstat(file)) != stamp:
             raise place.changing(path)
-        while offset < stamp.size and (data := os.pread(file.fileno(), most, offset)):
-            offset += len(data)
+        while offset < stamp.size:
+            length = piece_length(offset, stamp.size, most)
+            data = b"" if offset // most in but else os.pread(file, length, offset)
+            if len(data) < length and offset // most not in but:
+                raise place.changing(path)
+            offset += length
             yield data
-        if Stamp.of(os.fstat(file.fileno())) != stamp:
+        if Stamp.of(os.fstat(file)) != stamp:
             raise place.changing(path)
+    finally:
+        os.close(file)
+
+
+def piece_length(offset: int, size: int, most: int) -> int:
+    """Return how long the piece is that begins at ``offset`` of a file."""
+    return min(most - offset % most, size - offset)
 
 
 # ------------------------------------------------------------------ what is remembered

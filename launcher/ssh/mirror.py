@@ -15,11 +15,12 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from launcher.errors import SubmitError
+from launcher.errors import StoreError, SubmitError
 from launcher.job import RunState
 from launcher.observe import index, read
 from launcher.outcome import record_told
 from launcher.record import record_outcome
+from launcher.ssh import results
 from launcher.ssh.connection import side_by_side
 from launcher.ssh.ready import ready
 from launcher.ssh.where import asked_of, hosts_of, way
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from launcher.hosts import Host
     from launcher.scheduler import Open
-    from launcher.ssh.channel import Channel
     from launcher.ssh.connection import Target
     from launcher.store import RunFolder
 
@@ -226,65 +226,28 @@ def _read(pieces: Sequence[tuple[int, bytes]]) -> list[dict[str, Any]]:
 
 
 def _finish(run: Open) -> None:
-    """Bring the last of a run that has ended: logs, and results, from each host that is reached.
+    """Bring the last of a run that has ended: logs, and outputs, from each host that is reached.
 
-    Of files that several hosts have under one name the first host's is the one; the others lie in
-    ``outputs.HOST``. SubmitError: a host that may come back is away; the next command goes on.
+    SubmitError: a host that may come back is away; the next command goes on.
     """
     hosts = hosts_of(run)
     logs = side_by_side(lambda host: _bring(way(run, host), [run]), hosts)
-    taken: set[str] = set()
-    for host, brought in zip(hosts, logs, strict=True):
-        try:
-            if isinstance(brought, SubmitError):
-                raise brought
-            channel = ready(way(run, host))
-            there = channel.ask("outputs", run=run.folder.id)[0]
-            for path, size, changed in there:
-                top = f"outputs.{host.name}" if path in taken else "outputs"
-                _fetch(channel, run.folder, (path, top), (size, changed))
-            taken |= {path for path, *_ in there}
-        except SubmitError as error:
-            if error.transient and _comes_back(run.last, host):
-                raise
+    pairs = zip(hosts, logs, strict=True)
+    away = {host.name: each for host, each in pairs if isinstance(each, SubmitError)}
+    found, unasked = results.look(run)
+    outputs = [each for each in found if each.path.startswith("outputs/")]
+    with contextlib.suppress(StoreError):  # there is no room: `launcher show` names what is left
+        away |= unasked | results.bring(run, outputs, lambda _: None)
+    for host in hosts:
+        error = away.get(host.name)
+        if error is not None and error.transient and _comes_back(run.last, host):
+            raise error
 
 
 def _comes_back(end: dict[str, Any], host: Host) -> bool:
     """Return whether to wait for a host that is away when a run has ended."""
     named = any(name in end.get("reason", "") for name in (host.name, host.hostname))
     return not named and time.time() < end["time"] + _WAITS_S
-
-
-def _fetch(
-    channel: Channel, folder: RunFolder, where: tuple[str, str], stamp: tuple[int, int]
-) -> None:
-    """Bring a file that does not grow any more, unless it is here; whole or not at all.
-
-    ``where``: its path below the host's ``outputs``, and the folder that it goes to.
-    """
-    path, top = where
-    place = os.path.normpath(folder.file(top, path))
-    if not place.startswith(folder.file(top) + os.sep):
-        return
-    with contextlib.suppress(OSError):
-        about = os.stat(place)
-        if (about.st_size, about.st_mtime_ns) == stamp:
-            return
-    folder_of, name = os.path.split(place)
-    os.makedirs(folder_of, exist_ok=True)
-    # What is half here is gone on with, unless the file has changed since.
-    part = os.path.join(folder_of, f".{name}.{stamp[1]}.part")
-    file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
-        head: dict[str, Any] = {"run": folder.id, "path": f"outputs/{path}"}
-        offset = os.fstat(file).st_size
-        while data := channel.ask("fetch", **head, offset=offset)[1]:
-            offset += os.pwrite(file, data, offset)
-    finally:
-        os.close(file)
-    with contextlib.suppress(FileNotFoundError):  # another command was quicker
-        os.utime(part, ns=(stamp[1], stamp[1]))
-        os.replace(part, place)
 
 
 def _commit(run: Open) -> None:

@@ -296,7 +296,7 @@ def test_results_that_were_half_here(box: SshProject, which: int) -> None:
     until(lambda: '"SUCCEEDED"' in (box.there(run) / "events.jsonl").read_text())
     folder = run / "outputs"
     with box.start("wait", run.name) as waiting:
-        until(lambda: [*folder.glob(f".{host.name}.*.part")])
+        until(lambda: [*run.glob(f".parts/{host.name}.*")])
         host.stop_sshd(cut=True)
         assert waiting.stderr
         assert host.name in waiting.stderr.readline()

@@ -211,7 +211,7 @@ def test_what_breaks_off_is_resumed(
     if breaks is not _kill_submitter:
         assert running.returncode == 3, said
         assert "hosta" in said
-        assert "What has arrived stays there: submit again" in said
+        assert "What has arrived stays there" in said
         assert box.runs == []
     box.hosts.mend()
     before = received(box.hosts.hosta)

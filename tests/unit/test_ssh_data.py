@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -187,6 +189,82 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_was(
     again.close()
 
 
+@pytest.mark.parametrize("how", ["appended", "in place", "shorter", "cut off"])
+def test_of_a_large_file_that_changed_only_its_new_blocks_travel(
+    host: Counted, tmp_path: Path, how: str
+) -> None:
+    file = tmp_path / "large.bin"
+    file.write_bytes(os.urandom(39 * MB))
+    first = sent(host, file)
+    host.sent = 0
+    with file.open("r+b") as writing:
+        if how == "shorter":
+            writing.truncate(29 * MB + 7)
+        else:
+            writing.seek(0 if how == "appended" else 17 * MB, os.SEEK_END * (how == "appended"))
+            writing.write(os.urandom(5000))
+    (data,) = looked({"d": Upload(path=str(file))}, [host], print)
+    assert data.lacking
+    if how == "cut off":  # in the middle of a block
+        parts = tmp_path / "host" / "data" / "parts"
+        parts.mkdir(exist_ok=True)
+        name = hashlib.sha256(file.read_bytes()).hexdigest()
+        (parts / name).write_bytes(file.read_bytes()[: 18 * MB])
+    carry([host], [data], print)
+    most = {"cut off": 2, "appended": 3}.get(how, 4) * MB
+    assert host.sent < most + 10_000
+    assert Path(data.path).read_bytes() == file.read_bytes()
+    assert Path(first.path).read_bytes() != file.read_bytes()
+
+
+@pytest.mark.parametrize("wrong", ["gone", "other"])
+def test_a_large_file_of_which_the_host_has_no_good_version_travels_whole(
+    host: Counted, tmp_path: Path, wrong: str
+) -> None:
+    file = tmp_path / "large.bin"
+    file.write_bytes(os.urandom(20 * MB))
+    sent(host, file)
+    (kept,) = (tmp_path / "host" / "data" / "files").glob("*/*")
+    if wrong == "gone":
+        kept.unlink()
+    else:
+        kept.chmod(0o600)
+        with kept.open("r+b") as writing:
+            writing.write(b"broken")
+    with file.open("ab") as writing:
+        writing.write(b"more")
+    host.sent = 0
+    data = sent(host, file)
+    assert host.sent > 20 * MB
+    assert Path(data.path).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("gone", ["tree", "folder", "a file of it", "the files too"])
+def test_of_data_that_are_not_whole_on_a_host_nothing_is_made(
+    host: Counted, tmp_path: Path, gone: str
+) -> None:
+    folder = tmp_path / "d"
+    (folder / "sub").mkdir(parents=True)
+    for number in range(50):
+        (folder / "sub" / f"{number}").write_text(f"{number}")
+    before = Path(sent(host, folder).path)
+    (folder / "new").write_text("new")
+    (data,) = looked({"d": Upload(path=str(folder))}, [host], print)
+    place = tmp_path / "host" / "data"
+    for each in (before, before / "sub", before.parent):
+        each.chmod(0o700)
+    if gone == "tree":
+        (place / "trees" / before.parent.name).unlink()
+    elif gone == "folder":
+        shutil.rmtree(before.parent)
+    else:
+        (before / "sub" / "7").unlink()
+    if gone == "the files too":
+        shutil.rmtree(place / "files")
+    carry([host], [data], print)
+    assert files(os.fsencode(data.path)) == files(os.fsencode(folder))
+
+
 def test_two_that_send_the_same_help_one_another(host: Counted, tmp_path: Path) -> None:
     file = tmp_path / "large.bin"
     file.write_bytes(os.urandom(40 * MB))
@@ -219,8 +297,8 @@ def test_what_came_broken_is_not_used(host: Counted, tmp_path: Path) -> None:
     host.ask("data_lacks", b"\0".join(come), digest=made.digest, base="", gone=0)
     name = next(key for _, key, _, _ in entries(made.text))
     with pytest.raises(SubmitError, match="otherwise than it was read"):
-        host.ask("data_pour", b"wrong" * 100, pieces=[(name, 0, 500, 500)])
-    host.ask("data_pour", b"wrong" * 50, pieces=[(name, 0, 250, 500)])  # half of it stays
+        host.ask("data_pour", b"wrong" * 100, pieces=[(name, 0, 500, 500, "")])
+    host.ask("data_pour", b"wrong" * 50, pieces=[(name, 0, 250, 500, "")])  # half of it stays
     with pytest.raises(SubmitError, match="otherwise than it was read"):
         carry([host], [data], print)
     carry([host], [data], print)  # from the start
@@ -331,7 +409,7 @@ def test_a_path_that_leaves_the_folder_is_refused(path: bytes) -> None:
 
 def test_after_an_error_the_connection_is_of_use(host: Counted) -> None:
     """Requests that were on their way when the first of them failed are answered, and heard."""
-    bad = [({"pieces": [("../x", 0, 1, 1)]}, b"x")] * 3
+    bad = [({"pieces": [("../x", 0, 1, 1, "")]}, b"x")] * 3
     with pytest.raises(SubmitError, match="no name of what data hold"):
         host.tell("data_pour", bad)
     assert host.ask("trees")[0] == [bundle().name]

@@ -31,9 +31,10 @@ def entries(tree: bytes) -> Iterator[tuple[bytes, str, int, bytes]]:
         yield mode, name + ("x" if mode == PROGRAM else ""), int(size), path
 
 
-def contents(tree: bytes) -> dict[str, int]:
-    """Return the sizes of what a tree holds, by key."""
-    return {key: size for mode, key, size, _ in entries(tree) if mode != FOLDER}
+def key_of(line: bytes) -> str:
+    """Return the key of an entry that was looked at before."""
+    mode, content, _ = line.split(b" ", 2)
+    return content.partition(b":")[0].decode() + ("x" if mode == PROGRAM else "")
 
 
 def extent(tree: bytes) -> tuple[int, int]:

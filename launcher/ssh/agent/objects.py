@@ -204,10 +204,12 @@ def write_whole(path: str, data: bytes | memoryview, mode: int = 0o644) -> None:
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-        with open(file, "wb", buffering=0) as to:
+        try:
             rest = memoryview(data)
             while rest:
-                rest = rest[to.write(rest) or 0 :]
+                rest = rest[os.write(file, rest) :]
+        finally:
+            os.close(file)
         os.replace(new, path)
     except BaseException:
         with contextlib.suppress(OSError):

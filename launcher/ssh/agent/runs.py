@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import process
 from launcher.processes import alive, marked
-from launcher.ssh.agent import environments, groups, shelf
+from launcher.ssh.agent import environments, groups, results, shelf
 from launcher.store import RunFolder, write_atomically
 
 if TYPE_CHECKING:
@@ -33,12 +33,13 @@ def extend(agent: Agent, root: str) -> None:
     agent.requests |= {
         each.__name__: each
         for each in (
-            *(runs.pull, runs.outputs, runs.fetch),
-            *(runs.is_left_alone, runs.interrupt, runs.end, runs.remove, runs.reach, runs.reached),
+            *(runs.pull, runs.is_left_alone, runs.interrupt, runs.end),
+            *(runs.remove, runs.reach, runs.reached),
         )
     }
     environments.extend(agent)
     groups.extend(agent)
+    results.extend(agent)
     shelf.extend(agent)
 
 
@@ -91,23 +92,6 @@ class Runs:
             "alive": _supervisor(folder) is not None,
             "restarted": _has_restarted(folder),
         }
-
-    def outputs(self, head: dict[str, Any], _: bytes) -> list[tuple[str, int, int]]:
-        """Return the files that the run's script wrote as its results: path, size, change."""
-        folder = self._folder(head["run"])
-        found = []
-        for path, _folders, names in os.walk(folder.file("outputs")):
-            for name in names:
-                with contextlib.suppress(OSError):
-                    about = os.stat(os.path.join(path, name))
-                    inside = os.path.relpath(os.path.join(path, name), folder.file("outputs"))
-                    found.append((inside, about.st_size, about.st_mtime_ns))
-        return found
-
-    def fetch(self, head: dict[str, Any], _: bytes) -> tuple[int, bytes]:
-        """Return a part of a file of the run."""
-        folder = self._folder(head["run"])
-        return head["offset"], _read(folder.file(head["path"]), head["offset"], _MOST)
 
     def interrupt(self, head: dict[str, Any], _: bytes) -> bool:
         """Tell the run's supervisor to stop it; return whether there is one."""

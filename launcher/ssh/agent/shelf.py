@@ -18,14 +18,15 @@ import fcntl
 import hashlib
 import os
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher.errors import LaunchError
-from launcher.ssh.agent.manifest import FOLDER, LINK, contents, entries, extent
+from launcher.ssh.agent.manifest import FOLDER, entries, extent
 from launcher.ssh.agent.objects import Broken, Objects, rebuilt, write_whole
+from launcher.ssh.agent.trees import Laying, remove
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from launcher.ssh.agent.serve import Agent
 
@@ -39,6 +40,14 @@ def extend(agent: Agent) -> None:
     agent.requests |= {each.__name__: each for each in requests}
 
 
+class Coming(NamedTuple):
+    """A tree that is on its way, as what ``come`` makes of the tree ``base``, if of one."""
+
+    text: bytes
+    base: str
+    come: list[bytes]
+
+
 class Shelf:
     """All data of a host. Each ``data_`` method carries out the request of its name."""
 
@@ -46,7 +55,8 @@ class Shelf:
         """Begin; nothing need be there."""
         self.objects = Objects(workdir)
         self.path = os.path.join(workdir, "data")
-        self.texts: dict[str, bytes] = {}  # trees that are on their way, by digest
+        self.coming: dict[str, Coming] = {}  # trees that are on their way, by digest
+        self.copied: set[str] = set()  # files with parts of others that are here
         self.sums: dict[str, tuple[Any, int]] = {}  # of parts: the sum so far, and of how much
 
     def _tree(self, digest: str) -> str:
@@ -80,53 +90,78 @@ class Shelf:
         return []
 
     def data_lacks(self, head: dict[str, Any], body: bytes) -> dict[str, Any]:
-        """Return the contents of a tree that are not here, by number, and how much of each is.
+        """Return which entries of a tree are not here, by number, and how much of each is.
 
-        The body: the tree as it differs from that of ``base``. ``free``: room on the disk.
+        The body: the tree as it differs from that of ``base``, of which all is here; numbers are of
+        entries that come. {}: there is no such ``base`` any more. ``free``: room on the disk.
         """
         base = b""
         if head["base"]:
-            with open(self._tree(head["base"]), "rb") as file:
-                base = file.read()
+            try:
+                os.stat(os.path.join(self.path, head["base"]))
+                with open(self._tree(head["base"]), "rb") as file:
+                    base = file.read()
+            except FileNotFoundError:
+                return {}
         lines = body.split(b"\0") if body else []
-        text = rebuilt(base, lines[: head["gone"]], lines[head["gone"] :])
+        gone, come = lines[: head["gone"]], lines[head["gone"] :]
+        text = rebuilt(base, gone, come)
         if hashlib.sha256(text).hexdigest() != head["digest"]:
             raise Broken(f"data {head['digest']} are not what was sent")
-        self.texts[head["digest"]] = text
+        self.coming[head["digest"]] = Coming(text, head["base"], come)
         os.makedirs(self.path, exist_ok=True)
-        return {"lacks": self._lacks(text), "free": shutil.disk_usage(self.path).free}
+        return {"lacks": self._lacks(come), "free": shutil.disk_usage(self.path).free}
 
-    def _lacks(self, text: bytes) -> list[tuple[int, int]]:
-        lacks = []
-        for number, (key, size) in enumerate(contents(text).items()):
+    def _lacks(self, come: Sequence[bytes]) -> list[tuple[int, int]]:
+        lacks, seen, begun = [], set(), self._begun()
+        for number, (mode, key, size, _) in enumerate(entries(b"\0".join(come))):
+            if mode == FOLDER or key in seen:
+                continue
+            seen.add(key)
             try:
                 if os.stat(self._file(key)).st_size == size:
                     continue
                 os.unlink(self._file(key))  # of a host that lost its power
             except FileNotFoundError:
                 pass
-            have = 0
-            with contextlib.suppress(FileNotFoundError):
-                have = os.stat(self._part(key)).st_size
-            lacks.append((number, min(have, size)))
+            lacks.append((number, min(begun.get(key, 0), size)))
         return lacks
+
+    def _begun(self) -> dict[str, int]:
+        """Return how much is here of each file of which the rest is still to come."""
+        with contextlib.suppress(FileNotFoundError):
+            return {each.name: each.stat().st_size for each in os.scandir(self._part(""))}
+        return {}
 
     def _part(self, key: str) -> str:
         return os.path.join(self.path, "parts", key)
 
     def data_pour(self, head: dict[str, Any], body: bytes) -> bool:
-        """Keep pieces of files: key, offset, length, size of the file."""
+        """Keep pieces of files: key, offset, length, size of the file, where they come from.
+
+        That is the body, or, by its key, a file here that holds the same at that offset.
+        """
         at, view = 0, memoryview(body)
         with self.objects.in_use():
-            for key, offset, length, size in head["pieces"]:
-                if not key.isalnum():
-                    raise Broken(f"{key!r} is no name of what data hold")
+            for key, offset, length, size, source in head["pieces"]:
+                if not (key + source).isalnum():
+                    raise Broken(f"{key + source!r} is no name of what data hold")
+                if source:
+                    self.copied.add(key)
+                    self._append(key, offset, self._piece(source, offset, length), size)
+                    continue
                 if length == size:
                     self._put(key, view[at : at + length])
                 else:
                     self._append(key, offset, view[at : at + length], size)
                 at += length
         return True
+
+    def _piece(self, key: str, offset: int, length: int) -> memoryview:
+        """Return a part of a file; nothing of one that is gone: what follows is then not kept."""
+        with contextlib.suppress(OSError), open(self._file(key), "rb", buffering=0) as file:
+            return memoryview(os.pread(file.fileno(), length, offset))
+        return memoryview(b"")
 
     def _put(self, key: str, data: memoryview) -> None:
         """Keep a whole file."""
@@ -170,7 +205,10 @@ class Shelf:
             _check(key, kept)
         except Broken:
             os.unlink(self._part(key))
-            raise
+            if key not in self.copied:
+                raise
+            self.copied.remove(key)  # a file here is not what it should be: it is still lacking
+            return
         os.fchmod(file, _mode(key))
         target = self._file(key)
         try:
@@ -179,57 +217,34 @@ class Shelf:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             os.rename(self._part(key), target)
 
-    def data_make(self, head: dict[str, Any], _: bytes) -> list[tuple[int, int]]:
-        """Have a tree where runs read it, and return []; or what it still lacks, as above."""
-        text = self.texts[head["digest"]]
-        with self.objects.in_use():
-            lacks = self._lacks(text)
-            if not lacks:
-                self._make(head["digest"], text)
-        return lacks
+    def data_make(self, head: dict[str, Any], _: bytes) -> list[tuple[int, int]] | None:
+        """Have a tree where runs read it, and return []; or what it still lacks, as above.
 
-    def _make(self, digest: str, text: bytes) -> None:
+        None: it cannot be made of what its base should have; all is to be looked for.
+        """
+        coming = self.coming[head["digest"]]
+        with self.objects.in_use():
+            try:
+                self._make(head["digest"], coming)
+            except FileNotFoundError:
+                lacks = self._lacks(coming.come)
+                return lacks if lacks or not coming.base else None
+        return []
+
+    def _make(self, digest: str, coming: Coming) -> None:
         new = os.path.join(self.path, f"{digest}.{os.getpid()}.new")
+        before = os.path.join(self.path, coming.base) if coming.base else ""
         try:
-            self._fill(os.fsencode(new), text)
+            Laying(new, self._file, before).lay(coming.text, set(coming.come))
             _sync(self.path)  # a tree that is there is there after a loss of power too
             with contextlib.suppress(OSError):  # another one was quicker
                 os.rename(new, os.path.join(self.path, digest))
-            write_whole(self._tree(digest), text)
+            write_whole(self._tree(digest), coming.text)
         finally:
-            _remove(new)
+            if os.path.isdir(new):
+                remove(new)
         if not os.path.isdir(os.path.join(self.path, digest)):
             raise LaunchError(f"{self.path}/{digest} cannot be made")
-
-    def _fill(self, top: bytes, text: bytes) -> None:
-        links, folders = [], {top}
-        os.mkdir(top)
-        for mode, key, _, path in entries(text):
-            full = os.path.join(top, path)
-            parent = full if mode == FOLDER else os.path.dirname(full)
-            if parent not in folders:
-                os.makedirs(parent, exist_ok=True)
-                while parent not in folders:
-                    folders.add(parent)
-                    parent = os.path.dirname(parent)
-            if mode == LINK:
-                links.append((key, full))
-            elif mode != FOLDER:
-                self._link(key, full)
-        for key, full in links:  # last of all: nothing is made through one
-            with open(self._file(key), "rb") as file:
-                os.symlink(file.read(), full)
-        for folder in folders:
-            os.chmod(folder, 0o500)
-
-    def _link(self, key: str, path: bytes) -> None:
-        try:
-            os.link(self._file(key), path)
-        except FileExistsError:
-            raise
-        except OSError:  # a file has as many names as it may have, or the disk knows one only
-            shutil.copyfile(self._file(key), path)
-            os.chmod(path, _mode(key))
 
 
 def _mode(key: str) -> int:
@@ -265,9 +280,3 @@ def _sync(path: str) -> None:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
     finally:
         os.close(folder)
-
-
-def _remove(folder: str) -> None:
-    for path, _, _ in os.walk(folder):  # top down: what is in it is listed once it may be
-        os.chmod(path, 0o700)
-    shutil.rmtree(folder, ignore_errors=True)
