@@ -135,7 +135,7 @@ def _known(way: Target, job: JobSpec) -> tuple[Channel, dict[str, Any]]:
     quick = min(_QUICK_S, way.timeout_s / 2)
 
     def look() -> tuple[Channel, dict[str, Any]]:
-        channel = taught(way, "checkup")
+        channel = taught(way, "ssh.agent.checkup")
         facts = _hello(channel, way, list(job.data.values()))
         asks = {"workdir": facts["workdir"], "pip_args": list(job.environment.pip_args)}
         told = channel.ask("checkup", timeout_s=quick, **asks)[0]
