@@ -150,13 +150,17 @@ class _Way:
 
     def prepare(self) -> None:
         """Ask what is lacking, and how much room there is."""
-        base, text = remembered(self.latest)
-        gone, come = changed(self.made.text, text)
-        head: dict[str, Any] = {"digest": self.data.digest, "base": base, "gone": len(gone)}
-        told, _ = self.channel.ask("data_lacks", b"\0".join((*gone, *come)), **head)
+        told = self._lacking(*remembered(self.latest)) or self._lacking("", b"")
         self.lacks, self.free = told["lacks"], told["free"]
         sizes = list(contents(self.made.text).values())
         self.total = sum(sizes[number] - have for number, have in self.lacks)
+
+    def _lacking(self, base: str, text: bytes) -> dict[str, Any]:
+        """Return what the host tells; {} when it has no other data ``base`` any more."""
+        gone, come = changed(self.made.text, text)
+        head: dict[str, Any] = {"digest": self.data.digest, "base": base, "gone": len(gone)}
+        told: dict[str, Any] = self.channel.ask("data_lacks", b"\0".join((*gone, *come)), **head)[0]
+        return told
 
     def go(self) -> None:
         """Send what is lacking."""

@@ -92,12 +92,13 @@ def test_what_is_old_goes_as_was_said(project: Project, blank: SshHosts) -> None
     tree = there(blank, "hosta", f"cat .launcher/runs/{old}/code.tree")
     grow_old(blank, "hosta")
     new = submit(project, blank, script=WRITES + "# another tree\n")
+    grow_old(blank, "hosta", f"trees/{tree}")  # the new one was made of it
     items = shown(project, blank)
     assert items[f"runs/{old}"]["stays"] == ""
     assert items[f"runs/{old}"]["state"] == "SUCCEEDED"
     assert items[f"runs/{old}"]["age_s"] == pytest.approx(40 * 86400, abs=7200)
     assert items[f"runs/{new}"]["stays"] == "younger"
-    assert items["objects"]["state"] == "1 trees, 1 files"
+    assert items["objects"]["state"] == "1 tree, 1 file"
     said = clean(project, blank)
     assert said.returncode == 0
     assert f"hosta  run       {old}    SUCCEEDED" in said.stdout

@@ -82,12 +82,16 @@ class Shelf:
     def data_lacks(self, head: dict[str, Any], body: bytes) -> dict[str, Any]:
         """Return the contents of a tree that are not here, by number, and how much of each is.
 
-        The body: the tree as it differs from that of ``base``. ``free``: room on the disk.
+        The body: the tree as it differs from that of ``base``; {} where that is gone.
+        ``free``: room on the disk.
         """
         base = b""
         if head["base"]:
-            with open(self._tree(head["base"]), "rb") as file:
-                base = file.read()
+            try:
+                with open(self._tree(head["base"]), "rb") as file:
+                    base = file.read()
+            except FileNotFoundError:
+                return {}
         lines = body.split(b"\0") if body else []
         text = rebuilt(base, lines[: head["gone"]], lines[head["gone"] :])
         if hashlib.sha256(text).hexdigest() != head["digest"]:
