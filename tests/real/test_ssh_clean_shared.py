@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -148,33 +147,6 @@ def test_data_that_were_never_whole_go_when_old(blank: SshProject) -> None:
     assert submitted(box, *DATA) == f"a 1000\nlarge {300 * MB}\n"
 
 
-def test_a_clean_beside_one_who_sends_the_same_data(blank: SshProject) -> None:
-    box, host = blank, blank.hosts.hosta
-    box.write("train.py", SHOW)
-    for number in range(400):
-        noise(box.path / "sets" / f"{number:03}", 20_000)
-    expected = submitted(box, *DATA)
-    ended = threading.Event()
-    said = []
-
-    def cleans() -> None:
-        while not ended.is_set():
-            said.append(clean(box, "--older-than=0s", "--force-unfetched", "--yes").stdout)
-
-    for number in range(4):
-        noise(box.path / "sets" / f"{number:03}", 20_000)  # most of it is there, and is old
-        grow_old(box, host, "data", "objects", "trees", "lib")
-        cleaning = threading.Thread(target=cleans)
-        cleaning.start()
-        try:
-            assert submitted(box, *DATA) == expected
-        finally:
-            ended.set()
-            cleaning.join()
-            ended.clear()
-    assert any("removed data" in each for each in said)
-
-
 def test_a_file_of_another_name_of_data_is_not_ours(blank: SshProject) -> None:
     there(blank, blank.hosts.hosta, "mkdir -p .launcher/data/mine && touch .launcher/data/mine/own")
     grow_old(blank, blank.hosts.hosta)
@@ -184,6 +156,53 @@ def test_a_file_of_another_name_of_data_is_not_ours(blank: SshProject) -> None:
 
 
 # ------------------------------------------------------------------ what is on its way
+
+
+def test_a_clean_between_any_two_requests_of_a_submit(blank: SshProject) -> None:
+    box, host = blank, blank.hosts.hosta
+    built = "environment.provision=venv"
+    box.write("train.py", SHOW)
+    for number in range(20):
+        noise(box.path / "sets" / f"{number:02}", 20_000)
+    submitted(box, built, *DATA)
+    first = box.run
+    grow_old(box, host)
+    noise(box.path / "sets" / "00", 20_000)
+    box.write("other.py", "")
+    box.write(
+        "between.py",
+        "import sys, launcher\n"
+        "from launcher.ssh.channel import Channel\n"
+        "from launcher.ssh.clean import Rules, clear, survey\n"
+        "from launcher.ssh.connection import Target\n"
+        "from launcher.store import Store\n"
+        "ways = [Target(name='hosta', config=sys.argv[1].partition('=')[2])]\n"
+        "rules = Rules(older_s=0.0, store=Store('runs'), unfetched=True)\n"
+        "ask, cleaning, asked, gone = Channel.ask, [], [], []\n"
+        "def cleaned(channel, request, *words, **how):\n"
+        "    if not cleaning:\n"
+        "        asked.append(request)\n"
+        "        cleaning.append(True)\n"
+        "        for each in clear(ways, survey(ways, rules)):\n"
+        "            gone.extend(each.gone)\n"
+        "        cleaning.clear()\n"
+        "    return ask(channel, request, *words, **how)\n"
+        "Channel.ask = cleaned\n"
+        "run = launcher.submit(*sys.argv[1:])\n"
+        "Channel.ask = ask\n"
+        "assert run.wait(60).value == 'SUCCEEDED'\n"
+        "print(*asked)\n"
+        "print(*gone)\n",
+    )
+    words = (box.config, *SINGLE, built, *DATA)
+    done = box.hosts.run(("python", "between.py", *words), cwd=box.path, env=box.env, timeout_s=300)
+    assert done.returncode == 0, done.stderr
+    asked, gone = (line.split() for line in done.stdout.splitlines())
+    assert {"trees", "data_known", "data_lacks", "data_make", "files", "start"} <= {*asked}
+    assert {f"runs/{first.name}", "objects"} <= {*gone}
+    for kind in ("data/", "cache/envs/"):
+        assert sum(each.startswith(kind) for each in gone) == 1
+    assert log(box.runs[-1]) == "".join(f"{number:02} 20000\n" for number in range(20))
 
 
 def test_what_a_submit_was_about_to_use_is_gone(blank: SshProject) -> None:
