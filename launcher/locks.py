@@ -38,7 +38,7 @@ def use(path: str) -> int | None:
     with contextlib.suppress(OSError):
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with contextlib.suppress(OSError):  # of a disk without locks
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             os.utime(file)
+            fcntl.flock(file, fcntl.LOCK_SH)  # who looks at it has it for a moment
         return file
     return None

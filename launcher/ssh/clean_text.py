@@ -68,7 +68,8 @@ def _row(host: str, item: Item, older: str) -> tuple[str, ...]:
 
 def _name(item: Item) -> str:
     """Return what tells an item from others of its kind; "" where there is one of a kind."""
-    return "" if item.path in _OF_MANY else os.path.basename(item.path)[:20]
+    name = "" if item.path in _OF_MANY else os.path.basename(item.path)
+    return name if item.kind in ("run", "sweep") else name[:20]  # others are digests
 
 
 def unfetched_lines(lefts: Sequence[Left]) -> list[str]:

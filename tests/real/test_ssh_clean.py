@@ -162,7 +162,7 @@ def test_what_goes_on_stays_with_all_that_it_needs(project: Project, blank: SshH
     assert waited.returncode == 0, waited.stderr
     grow_old(blank, "hosta", key, f"{key}/bin")
     items = shown(project, blank)
-    assert items[key]["stays"] == "a run that stays has it"
+    assert items[key]["stays"] == "a run that stays needs it"
     done = clean(project, blank, "--older-than", "0s", "--yes")
     assert f"hosta: removed run {run}, " in done.stdout
     assert f"hosta: removed environment {key[-16:]}, " in done.stdout
@@ -203,7 +203,7 @@ def test_a_run_on_two_hosts_with_its_environment(box: SshProject, blank: SshHost
     items = [{each["path"]: each for each in of_one} for of_one in told_of]
     assert [each[f"runs/{run}"]["stays"] for each in items] == ["younger", ""]
     assert [each[f"runs/{run}"]["state"] for each in items] == ["SUCCEEDED"] * 2
-    assert [each[key]["stays"] for each in items] == ["a run that stays has it", ""]
+    assert [each[key]["stays"] for each in items] == ["a run that stays needs it", ""]
     grow_old(blank, "hosta")
     done = box.launch("clean", *names, "--yes")
     assert done.returncode == 0, done.stdout

@@ -104,11 +104,11 @@ def test_old_data_go_with_the_last_run_that_names_them(blank: SshProject) -> Non
     submitted(box, *DATA)
     second = (box.there(box.runs[-1]) / "data.trees").read_text().strip()
     there(box, host, f"touch .launcher/runs/{run.name}/events.jsonl")
-    assert data(box)[f"data/{first}"]["stays"] == "a run that stays has it"
+    assert data(box)[f"data/{first}"]["stays"] == "a run that stays needs it"
     grow_old(box, host, f"runs/{run.name}")
     seen = data(box)
     assert seen[f"data/{first}"]["stays"] == ""
-    assert seen[f"data/{second}"]["stays"] == "a run that stays has it"
+    assert seen[f"data/{second}"]["stays"] == "a run that stays needs it"
     assert seen[f"data/{first}"]["state"] == "sets: 2 files"
     assert MB <= seen[f"data/{first}"]["size"] < 1.2 * MB  # the other file is the second's too
     assert 5 * MB <= seen[f"data/{second}"]["size"] < 5.2 * MB
@@ -286,7 +286,7 @@ def test_what_waits_finds_all_that_it_needs_on_each_host(blank: SshProject) -> N
     assert alone[f"{key[:-1]}b"]["stays"] == ""
     both = items(box, *words, hosts="hosta,hostb")
     assert {both[f"runs/{run.name}"]["stays"] for run in waiting} == {"may be about to start"}
-    assert both[key]["stays"] == both[f"data/{digest}"]["stays"] == "a run that stays has it"
+    assert both[key]["stays"] == both[f"data/{digest}"]["stays"] == "a run that stays needs it"
     clean(box, *words, "--yes", hosts="hostb")
     clean(box, *words, "--yes", hosts="hosta,hostb")
     (other.user_home / "open").touch()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _PROGRAM, _FOLDER = b"100755", b"040000"
 _DATA = re.compile(r"[0-9a-f]{64}\b")
-_NEEDED = "a run that stays has it"
+_NEEDED = "a run that stays needs it"
 
 
 class Stock:
@@ -102,8 +102,9 @@ class Code:
                     "state": counts,
                 }
                 item |= {"changed": max(map(changed_at, files)), "size": size_of(files)}
-                why = sorted({trees[each.partition("/")[2]] for each in names} - {""})
-                stays = " or ".join(why) or place.lately(item["changed"]) or "just used"
+                whys = {trees[each.partition("/")[2]] for each in names}
+                why = next((each for each in ("in use", _NEEDED) if each in whys), "")
+                stays = why or place.lately(item["changed"])
                 found.append({**item, "stays": "" if goes else stays})
         return found
 

@@ -158,7 +158,7 @@ class Place:
             path = f"{ENVIRONMENTS}/{key}"
             sign = f"{path}/{MARKER}"
             ready = os.path.exists(self.file(sign))
-            why = "a run that stays has it" if sign in needed else ""
+            why = "a run that stays needs it" if sign in needed else ""
             item = self._item("environment", path, sign if ready else "", why)
             found.append({**item, "state": "ready" if ready else "unfinished"})
         for key in self._keys("cache/wheels"):
@@ -170,7 +170,7 @@ class Place:
             item = self._item("sweep", f"runs/.sweeps/{name}")
             why = "younger" if item["changed"] > self.until else ""
             mine = any(path.startswith(f"runs/{name}") for path in kept)
-            found.append({**item, "stays": "a run that stays is of it" if mine else why})
+            found.append({**item, "stays": "a run of it stays" if mine else why})
         return [*found, *(self._item("launcher", f"lib/{name}") for name in self.names("lib"))]
 
     def _keys(self, path: str) -> list[str]:
