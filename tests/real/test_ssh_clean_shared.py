@@ -158,51 +158,63 @@ def test_a_file_of_another_name_of_data_is_not_ours(blank: SshProject) -> None:
 # ------------------------------------------------------------------ what is on its way
 
 
-def test_a_clean_between_any_two_requests_of_a_submit(blank: SshProject) -> None:
-    box, host = blank, blank.hosts.hosta
-    built = "environment.provision=venv"
+BETWEEN = """\
+import sys, launcher
+from launcher.ssh.channel import Channel
+from launcher.ssh.clean import Rules, clear, survey
+from launcher.ssh.connection import Target
+from launcher.store import Store
+
+kind, config, *words = sys.argv[1:]
+ways = [Target(name=each, config=config.partition('=')[2]) for each in ('hosta', 'hostb')]
+rules = Rules(older_s=0.0, store=Store('runs'), unfetched=True)
+ask, cleaning, asked, gone = Channel.ask, [], [], []
+
+def cleaned(channel, request, *words, **how):
+    if not cleaning:
+        cleaning.append(True)
+        asked.append(request)
+        for each in clear(ways, survey(ways, rules)):
+            gone.extend(each.gone)
+        cleaning.clear()
+    return ask(channel, request, *words, **how)
+
+Channel.ask = cleaned
+launched = getattr(launcher, kind)(config, *words)
+Channel.ask = ask
+launched.wait(60)
+print(*asked)
+print(*gone)
+"""
+
+
+@pytest.mark.parametrize("kind", ["submit", "submit_sweep"])
+def test_a_clean_between_any_two_requests_of_a_submit(blank: SshProject, kind: str) -> None:
+    box = blank
+    words = [*SINGLE, SLOTS, *DATA, "environment.provision=venv"]
     box.write("train.py", SHOW)
     for number in range(20):
         noise(box.path / "sets" / f"{number:02}", 20_000)
-    submitted(box, built, *DATA)
-    first = box.run
-    grow_old(box, host)
+    submitted(box, *words)
+    submitted(box, *words, "compute.hosts=[hostb]")
+    known = box.runs
+    for host in box.hosts.all[:2]:
+        grow_old(box, host)
     noise(box.path / "sets" / "00", 20_000)
     box.write("other.py", "")
-    box.write(
-        "between.py",
-        "import sys, launcher\n"
-        "from launcher.ssh.channel import Channel\n"
-        "from launcher.ssh.clean import Rules, clear, survey\n"
-        "from launcher.ssh.connection import Target\n"
-        "from launcher.store import Store\n"
-        "ways = [Target(name='hosta', config=sys.argv[1].partition('=')[2])]\n"
-        "rules = Rules(older_s=0.0, store=Store('runs'), unfetched=True)\n"
-        "ask, cleaning, asked, gone = Channel.ask, [], [], []\n"
-        "def cleaned(channel, request, *words, **how):\n"
-        "    if not cleaning:\n"
-        "        asked.append(request)\n"
-        "        cleaning.append(True)\n"
-        "        for each in clear(ways, survey(ways, rules)):\n"
-        "            gone.extend(each.gone)\n"
-        "        cleaning.clear()\n"
-        "    return ask(channel, request, *words, **how)\n"
-        "Channel.ask = cleaned\n"
-        "run = launcher.submit(*sys.argv[1:])\n"
-        "Channel.ask = ask\n"
-        "assert run.wait(60).value == 'SUCCEEDED'\n"
-        "print(*asked)\n"
-        "print(*gone)\n",
-    )
-    words = (box.config, *SINGLE, built, *DATA)
-    done = box.hosts.run(("python", "between.py", *words), cwd=box.path, env=box.env, timeout_s=300)
+    box.write("between.py", BETWEEN)
+    words += ["script_params.lr=1,2"] if kind == "submit_sweep" else []
+    argv = ("python", "between.py", kind, box.config, *words)
+    done = box.hosts.run(argv, cwd=box.path, env=box.env, timeout_s=300)
     assert done.returncode == 0, done.stderr
     asked, gone = (line.split() for line in done.stdout.splitlines())
-    assert {"trees", "data_known", "data_lacks", "data_make", "files", "start"} <= {*asked}
-    assert {f"runs/{first.name}", "objects"} <= {*gone}
-    for kind in ("data/", "cache/envs/"):
-        assert sum(each.startswith(kind) for each in gone) == 1
-    assert log(box.runs[-1]) == "".join(f"{number:02} 20000\n" for number in range(20))
+    start = {"submit": "start", "submit_sweep": "pool"}[kind]
+    assert {"trees", "data_known", "data_lacks", "data_make", start} <= {*asked}
+    assert {*(f"runs/{run.name}" for run in known), "objects"} <= {*gone}
+    for what in ("data/", "cache/envs/"):
+        assert sum(each.startswith(what) for each in gone) == 2
+    told = "".join(f"{number:02} 20000\n" for number in range(20))
+    assert {log(run) for run in box.runs if run not in known} == {told}
 
 
 def test_what_a_submit_was_about_to_use_is_gone(blank: SshProject) -> None:

@@ -133,7 +133,8 @@ class Data:
             folder, keys = f"data/{name}", set(self.stock.keys(name))
             paths = [folder, *map(self.stock.path, keys), f"{DATA}/{name}"]
             size = size_of(map(self.place.file, paths), seen)
-            state = f"{', '.join(self.place.names(folder))}: {counted(len(keys), 'file')}"
+            names = ", ".join(map(_shown, self.place.names(folder)))
+            state = f"{names}: {counted(len(keys), 'file')}"
             whole = {"kind": "data", "path": folder, "state": state, "size": size, "stays": why}
             found.append({**whole, "changed": changed_at(self.place.file(DATA, name))})
         for path in ("data/parts", "data/files"):  # what goes of it, and what stays
@@ -181,6 +182,11 @@ def removed(place: Place, paths: Collection[str]) -> int:
             os.unlink(path)
             freed += about.st_blocks * 512 if about.st_nlink == 1 else 0
     return freed
+
+
+def _shown(name: str) -> str:
+    """Return a name as a terminal, and a line, may have it."""
+    return "".join(each if each.isprintable() else "?" for each in name)
 
 
 def counted(count: int, what: str) -> str:
