@@ -65,9 +65,8 @@ class Pool:
     def run(self) -> None:
         """Start all runs, and wait for those that we started."""
         bell = wakes()
-        needed = self._needed() if self.tells else []
-        for place in self.places if needed else ():
-            place.use(needed)
+        if self.tells:
+            self._use_what_is_needed()
         while self.waiting or any(not place.silent for place in self.running.values()):
             self.beat()
             if self._look_after() or self._go_on():
@@ -78,13 +77,15 @@ class Pool:
             woken(bell)
         self.close()
 
-    def _needed(self) -> list[str]:
-        """Return what our runs, and we, need on all machines: paths that are alike on each."""
+    def _use_what_is_needed(self) -> None:
+        """Have on all machines what our runs, and we, need: paths are alike on each."""
         from launcher.ssh.agent.needs import needs  # noqa: PLC0415 - of this machine it is nothing
 
         workdir = os.path.dirname(self.group.store())
         signs = {sign for task in self.waiting for sign in needs(task.folder.path)}
-        return [_ROOT, *(os.path.join(workdir, each) for each in sorted(signs))]
+        paths = [_ROOT, *(os.path.join(workdir, each) for each in sorted(signs))]
+        for place in self.places:
+            place.use(paths)
 
     def close(self) -> None:
         """Let go of all machines; what runs there goes on."""

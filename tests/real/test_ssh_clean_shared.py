@@ -208,8 +208,7 @@ def test_a_clean_between_any_two_requests_of_a_submit(blank: SshProject, kind: s
     done = box.hosts.run(argv, cwd=box.path, env=box.env, timeout_s=300)
     assert done.returncode == 0, done.stderr
     asked, gone = (line.split() for line in done.stdout.splitlines())
-    start = {"submit": "start", "submit_sweep": "pool"}[kind]
-    assert {"trees", "data_known", "data_lacks", "data_make", start} <= {*asked}
+    assert {"trees", "data_known", "data_lacks", "data_make", "pool", "go"} <= {*asked}
     assert {*(f"runs/{run.name}" for run in known), "objects"} <= {*gone}
     for what in ("data/", "cache/envs/"):
         assert sum(each.startswith(what) for each in gone) == 2
@@ -285,8 +284,13 @@ def test_what_waits_finds_all_that_it_needs_on_each_host(blank: SshProject) -> N
     python = ("environment.provision=current", f"environment.python={ENVIRONMENT}/bin/python")
     done = box.launch("-m", *SINGLE, SLOTS, *python, *DATA, "script_params.lr=1,2")
     assert done.returncode == 0, done.stderr
+    single = box.submit(*SINGLE, SLOTS, *python, *DATA, "script_params.lr=3")
     waiting = [run for run in box.runs if run not in busy]
-    until(lambda: any("pool/hold.py" in each for each in other.processes().values()))
+
+    def pools() -> int:
+        return sum("pool/hold.py" in each for each in other.processes().values())
+
+    until(lambda: pools() == 3)
     for host in (first, other):
         grow_old(box, host)
     words = ("--older-than=0s", "--force-unfetched")
@@ -297,14 +301,18 @@ def test_what_waits_finds_all_that_it_needs_on_each_host(blank: SshProject) -> N
     assert "in use" in alone["trees"]["stays"]
     assert alone[f"{key[:-1]}b"]["stays"] == ""
     both = items(box, *words, hosts="hosta,hostb")
-    assert {both[f"runs/{run.name}"]["stays"] for run in waiting} == {"may be about to start"}
-    assert both[key]["stays"] == both[f"data/{digest}"]["stays"] == "a run that stays needs it"
+    stay = {run: both[f"runs/{run.name}"]["stays"] for run in waiting}
+    assert stay.pop(single) == "in use"  # its pool is its own
+    assert {*stay.values()} == {"may be about to start"}
+    assert {both[f"runs/{run.name}"]["state"] for run in waiting} <= {"PENDING", "SUBMITTING"}
+    assert both[key]["stays"] == both[f"data/{digest}"]["stays"] == "in use"
     clean(box, *words, "--yes", hosts="hostb")
     clean(box, *words, "--yes", hosts="hosta,hostb")
     (other.user_home / "open").touch()
     assert box.launch("wait", done.stdout.strip()).returncode == 0
+    assert box.launch("wait", single.name).returncode == 0
     told = f"one 1000\nhostb {ENVIRONMENT}\n"
-    assert [log(run) for run in waiting] == [told] * 2
+    assert [log(run) for run in waiting] == [told] * 3
     (first.user_home / "open").touch()
     assert box.launch("wait", occupied.stdout.strip()).returncode == 0
 
