@@ -275,6 +275,20 @@ def test_a_full_disk_is_freed(project: Project, blank: SshHosts) -> None:
     )
 
 
+def test_what_a_host_that_lost_its_power_has_goes(project: Project, blank: SshHosts) -> None:
+    submit(project, blank)
+    torn = f"trees/{'0' * 40}.123.new trees/{'1' * 40} objects/00/{'0' * 38}.123.new"
+    line = f"cd .launcher && mkdir -p objects/00 && for each in {torn}; do echo 100644 >$each; done"
+    there(blank, "hosta", line)
+    names = [f".launcher/{each}" for each in torn.split()]
+    assert shown(project, blank, "--older-than", "0s")["trees"]["stays"]
+    clean(project, blank, "--older-than", "0s", "--yes")
+    assert there(blank, "hosta", f"ls {' '.join(names)}").split() == sorted(names)
+    grow_old(blank, "hosta", "trees", "objects")
+    clean(project, blank, "--yes")
+    assert there(blank, "hosta", f"ls {' '.join(names)} || true") == ""
+
+
 def test_what_a_killed_one_left_goes(project: Project, blank: SshHosts) -> None:
     left_there = "trash.4194305.1/deep ssh_config.4194305 doctor.4194305"
     there(blank, "hosta", f"mkdir -p .launcher && cd .launcher && mkdir -p {left_there}")

@@ -53,8 +53,8 @@ class Stock:
         with open(self.place.file(self.top, tree), "rb") as file:
             text = file.read()
         for line in filter(None, text.split(b"\0")):
-            mode, content, _ = line.split(b" ", 2)
-            key, of_data, _ = content.decode().partition(":")
+            mode, *rest = line.split(b" ", 2)  # of a host that lost its power it may be anything
+            key, of_data, _ = b"".join(rest[:1]).decode("ascii", "replace").partition(":")
             if mode != _FOLDER:
                 yield key + ("x" if of_data and mode == _PROGRAM else "")
 
@@ -80,6 +80,8 @@ class Code:
         self.stock = Stock(place, CODE, "objects")
         self.stock.read(needed, lambda _: True)
         self.going = [self.stock.path(key) for key, why in self.stock.contents() if not why]
+        torn = self.stock.torn
+        self.going += [each for each in torn if not place.lately(changed_at(place.file(each)))]
 
     def items(self) -> list[dict[str, Any]]:
         """Return one item of what goes and one of what stays, where there is any."""
@@ -89,6 +91,7 @@ class Code:
             for part in place.names("objects")
             for name in place.names(f"objects/{part}")
         ]
+        every += self.stock.torn
         going, found = set(self.going), []
         for goes in (True, False):
             paths = [each for each in every if (each in going) == goes]
