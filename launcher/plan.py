@@ -59,6 +59,7 @@ def plan(job: JobSpec, facts: Facts, run_id: str, *, alone: bool = True) -> Laun
         *own_files(job),
         *job.compute.files(job, facts, run_dir, alone=alone),
         *((PlannedFile(path="build.json", text=_build(job, facts)),) if late(job, facts) else ()),
+        *((PlannedFile(path="data.trees", text=_digests(facts)),) if facts.data else ()),
         *(_copy(f"support/{name}", source) for name, source in support.items()),
         *(_copy(f"support/lib/{path}", source) for path, source in _imports(job)),
     )
@@ -117,6 +118,11 @@ def _build(job: JobSpec, facts: Facts) -> str:
         "path": facts.prefix.path,
     }
     return json.dumps(values, indent=1) + "\n"
+
+
+def _digests(facts: Facts) -> str:
+    """Return the text of data.trees: what hosts must keep for the run."""
+    return "".join(f"{each.digest}\n" for each in facts.data)
 
 
 def ranks(job: JobSpec) -> str:

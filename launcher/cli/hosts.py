@@ -33,15 +33,21 @@ def job_of(options: argparse.Namespace) -> JobSpec:
     return job
 
 
-def examine(options: argparse.Namespace) -> int:
-    """Say what each host of the configuration has and lacks, with the fix."""
+def _named(options: argparse.Namespace, verb: str, here: str) -> JobSpec:
+    """Return the job whose hosts a verb is for; ConfigError where it has none."""
     job = job_of(options)
     if job.compute.kind != "ssh":
         raise ConfigError(
-            f"compute={job.compute.kind}: launcher doctor takes hosts that are reached by ssh",
-            hint="compute=ssh compute.hosts=[hosta,hostb] names them; launcher doctor alone "
-            "examines this machine, for every compute.",
+            f"compute={job.compute.kind}: launcher {verb} takes hosts that are reached by ssh",
+            hint=f"compute=ssh compute.hosts=[hosta,hostb] names them. {here}",
         )
+    return job
+
+
+def examine(options: argparse.Namespace) -> int:
+    """Say what each host of the configuration has and lacks, with the fix."""
+    here = "launcher doctor alone examines this machine, for every compute."
+    job = _named(options, "doctor", here)
     from launcher import show  # noqa: PLC0415
     from launcher.ssh.doctor import examine as examined  # noqa: PLC0415
     from launcher.ssh.doctor_text import report_text  # noqa: PLC0415
@@ -53,25 +59,22 @@ def examine(options: argparse.Namespace) -> int:
 
 
 def clean(argv: Sequence[str]) -> int:
-    """Show what is left on ssh hosts, and remove what is old: runs, environments, code."""
+    """Show what is left on ssh hosts, and remove what is old: runs, environments, code, data."""
     options_of = parser("clean", clean)
     overrides_of(options_of)
     options_of.add_argument("--yes", action="store_true", help="remove; else it is shown only")
     options_of.add_argument(
-        "--older-than", default="30d", metavar="AGE", help="since its last use (default: 30d)"
+        "--older-than",
+        default="30d",
+        metavar="AGE",
+        help="since its last use (default: 30d); at least 1h for what several runs may use",
     )
     options_of.add_argument(
         "--force-unfetched", action="store_true", help="runs too whose results are not all here"
     )
     options = options_of.parse_intermixed_args(argv)
-    job = job_of(options)
-    if job.compute.kind != "ssh":
-        raise ConfigError(
-            f"compute={job.compute.kind}: launcher clean is for hosts that are reached by ssh",
-            hint="Name them: compute=ssh compute.hosts=[hosta,hostb]. On this machine: "
-            "launcher env list, launcher env remove KEY.",
-        )
-    return _clean(job, options)
+    here = "On this machine: launcher env list, launcher env remove KEY."
+    return _clean(_named(options, "clean", here), options)
 
 
 def _clean(job: JobSpec, options: argparse.Namespace) -> int:
@@ -91,7 +94,8 @@ def _clean(job: JobSpec, options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.write(text.json_of(lefts, done))
     else:
-        sys.stdout.write(text.cleared_text(lefts, done) if options.yes else text.survey_text(lefts))
+        told = text.survey_text(lefts, options.older_than)
+        sys.stdout.write(text.cleared_text(lefts, done) if options.yes else told)
         for line in text.unfetched_lines(lefts):
             say(line)
         if not options.yes and any(left.going for left in lefts):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from launcher.environment.answers import cache_dir
 from launcher.environment.locate import MARKER, read_marker
-from launcher.environment.locked import held, is_held
+from launcher.environment.locked import held
 from launcher.errors import ConfigError, ProvisionError, StoreError, nearest
+from launcher.locks import is_locked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +84,7 @@ def _listed(folder: Path) -> Listed | None:
     """Return what ``folder`` is; None where only the log of a failed build is there."""
     marker = read_marker(folder)
     if marker is None:
-        if is_held(folder.with_name(f"{folder.name}.log")):
+        if is_locked(f"{folder}.log"):
             return Listed(key=folder.name, path=str(folder), state="building")
         if not folder.exists():
             return None

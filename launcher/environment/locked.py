@@ -31,18 +31,6 @@ def held(file: Path, waits: Callable[[], None]) -> Iterator[IO[bytes]]:
         log.close()
 
 
-def is_held(file: Path) -> bool:
-    """Return whether someone holds the lock of ``file`` now."""
-    try:
-        with file.open("rb") as log:
-            fcntl.flock(log, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
-    return False
-
-
 def _locked(file: Path, waits: Callable[[], None]) -> IO[bytes]:
     file.parent.mkdir(parents=True, exist_ok=True)
     while True:

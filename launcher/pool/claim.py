@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 from launcher.job import RunState
+from launcher.locks import is_locked
 
 if TYPE_CHECKING:
     from launcher.store import Folder
@@ -37,12 +38,7 @@ def is_claimed(folder: Folder) -> bool:
 
 def is_on_its_way(folder: Folder) -> bool:
     """Return whether who has claimed a run lives: its supervisor, or one who cancels it."""
-    with contextlib.suppress(FileNotFoundError), open(folder.file("job"), "rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return is_locked(folder.file("job"))
 
 
 def has_begun(folder: Folder) -> bool:

@@ -24,7 +24,7 @@ from launcher.shell import ShellExpr, shell_line
 from launcher.store import RunFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from launcher.pool.place import Host, Need
     from launcher.process import Running
@@ -59,6 +59,7 @@ class Elsewhere:
         hold = shell_line((ShellExpr("exec"), supervisor[0], "-I", "-S", _HOLD))
         self.argv = (*ssh, *options, "--", host.address, hold)
         self.log = log
+        self.uses: Sequence[str] = ()
         self.child: Running | None = None
         self.answers: dict[str, Any] = {}
         self.read = b""
@@ -84,6 +85,11 @@ class Elsewhere:
     def files(self) -> list[int]:
         """Return where answers come."""
         return [self._output()] if self.child else []
+
+    def use(self, paths: Sequence[str]) -> None:
+        """Have it in use there; so it is each time when we are connected anew."""
+        self.uses = paths
+        self._say(use=paths)
 
     def ask(self, need: Need) -> None:
         """Queue for so much there."""
@@ -144,6 +150,7 @@ class Elsewhere:
             return
         os.set_blocking(self._output(), False)
         self._say(**self.hello)
+        self._say(use=self.uses)
         for path in sorted(self.running):
             self._say(watch=path)
 

@@ -4,6 +4,7 @@ Standard library only. Messages are lines of JSON, on standard input and output.
 no run has yet: it is given back when standard input ends, or nothing comes from there for a while.
 
     {"hello": SUPERVISOR, "slots": N, "gpus": N}    {"hello": HOSTNAME}
+    {"use": PATHS}
     {"ask": NUMBER, "need": NEED}                   {"held": NUMBER}, or {"ask", "ahead": COUNT}
     {"drop": true}
     {"line": true}                                  {"port": PORT}
@@ -71,7 +72,9 @@ class Hold:
         return bool(data)
 
     def _heed(self, place: Here, message: dict[str, Any]) -> None:
-        if "ask" in message:
+        if "use" in message:
+            place.use(message["use"])
+        elif "ask" in message:
             self.asked, self.told = message["ask"], None
             place.drop()
             place.ask(Need(**message["need"]))

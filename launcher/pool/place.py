@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from launcher import process
+from launcher.locks import use
 from launcher.pool import cores
 from launcher.pool.claim import failed, has_begun, is_on_its_way
 from launcher.processes import HEARTBEAT_S
 from launcher.store import RunFolder, last_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from launcher.pool.cores import Lease
     from launcher.process import Running
@@ -84,6 +85,9 @@ class Place(Protocol):
     def files(self) -> list[int]:
         """Return the files that can be read when something happens there."""
 
+    def use(self, paths: Sequence[str]) -> None:
+        """Have what runs will need there in use, so that nobody removes it, until we end."""
+
     def ask(self, need: Need) -> None:
         """Queue for so much; what was asked for before, if it is not the same, is dropped."""
 
@@ -127,6 +131,7 @@ class Here:
         if host.gpus is not None:
             gpus = [str(each) for each in range(host.gpus)]
         self.leases = cores.Leases(cores.share(os.environ), self.cores, gpus, host.slots)
+        self.uses: list[int | None] = []  # open
         self.need: Need | None = None
         self.lease: Lease | None = None
         self.listens: socket.socket | None = None
@@ -142,6 +147,10 @@ class Here:
     def files(self) -> list[int]:
         """Return []: the end of a child is a signal."""
         return []
+
+    def use(self, paths: Sequence[str]) -> None:
+        """Have it in use, as far as it is there."""
+        self.uses = [use(path) for path in paths]
 
     def ask(self, need: Need) -> None:
         """Queue for so much."""

@@ -31,6 +31,8 @@ from launcher.sweep.store import GroupFolder
 if TYPE_CHECKING:
     from launcher.pool.place import Place
 
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
@@ -63,6 +65,8 @@ class Pool:
     def run(self) -> None:
         """Start all runs, and wait for those that we started."""
         bell = wakes()
+        if self.tells:
+            self._use_what_is_needed()
         while self.waiting or any(not place.silent for place in self.running.values()):
             self.beat()
             if self._look_after() or self._go_on():
@@ -72,6 +76,16 @@ class Pool:
             self._pause(bell)
             woken(bell)
         self.close()
+
+    def _use_what_is_needed(self) -> None:
+        """Have on all machines what our runs, and we, need: paths are alike on each."""
+        from launcher.ssh.agent.needs import needs  # noqa: PLC0415 - of this machine it is nothing
+
+        workdir = os.path.dirname(self.group.store())
+        signs = {sign for task in self.waiting for sign in needs(task.folder.path)}
+        paths = [_ROOT, *(os.path.join(workdir, each) for each in sorted(signs))]
+        for place in self.places:
+            place.use(paths)
 
     def close(self) -> None:
         """Let go of all machines; what runs there goes on."""

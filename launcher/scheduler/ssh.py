@@ -63,11 +63,8 @@ class Prepared:
         for host in self._firsts(job.resources.nodes):
             try_ways(self.hosts, host)  # we have to know of it in the end only
         tree = code(source)
-        given = {"code.tree": tree.name}
-        if self.plan.data:
-            given["data.trees"] = "".join(f"{each.digest}\n" for each in self.plan.data)
         first = self.channels[0]
-        queue.lay(first, [self.folder], given)
+        queue.lay(first, [self.folder], {"code.tree": tree.name})
         queue.start(first, self._group, self.plan.commands[-1], self.secrets)
         everywhere(lambda channel: bring(channel, tree), self.channels)
         return on_hosts(self.hosts, job, prefix, self.plan.data, self.say)

@@ -15,16 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.errors import SubmitError
 from launcher.job import RunState
+from launcher.processes import alive
 from launcher.ssh.connection import side_by_side
 from launcher.ssh.taught import taught
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from launcher.ssh.channel import Channel
     from launcher.ssh.connection import Target
     from launcher.store import RunFolder, Store
 
+_MODULES = (
+    *("locks", "processes", "ssh.agent.disk", "ssh.agent.needs"),
+    *("ssh.agent.content", "ssh.agent.leftovers"),
+)
 _GROWING = ("logs/", "metrics.jsonl", "events.jsonl")  # brought as they grow, without their times
 
 
@@ -32,7 +37,7 @@ _GROWING = ("logs/", "metrics.jsonl", "events.jsonl")  # brought as they grow, w
 class Item:
     """One thing on a host. ``stays``: why it is not removed; "": it may go."""
 
-    kind: str  # run, environment, wheel, sweep, launcher, code, remains
+    kind: str  # run, environment, wheel, sweep, launcher, data, code, remains
     path: str  # below the launcher's folder there
     state: str
     size: int  # bytes on the disk
@@ -117,7 +122,7 @@ def clear(ways: Sequence[Target], lefts: Sequence[Left]) -> tuple[Cleared, ...]:
 
 
 def _host(way: Target) -> Channel:
-    channel = taught(way, "disk", "leftovers")
+    channel = taught(way, *_MODULES)
     channel.facts = channel.ask("hello", workdir=way.workdir, paths=[])[0]
     return channel
 
@@ -136,11 +141,11 @@ def _left(way: Target, answer: dict[str, Any], told: dict[str, Any], rules: Rule
         views = {name: each["runs"][path] for name, each in told.items() if path in each["runs"]}
         results = [] if run["stays"] else run["results"]
         folder = rules.store.folder(os.path.basename(path))
-        stays = run["stays"] or _goes_on(views, folder)
+        state, goes_on = _judged(views, folder)
+        stays = run["stays"] or goes_on
         why = "" if stays else _not_here(folder, way.name, results)
         unfetched = bool(why) and not rules.unfetched
-        told_state = next((each["state"] for each in views.values() if each["state"]), "")
-        run |= {"path": path, "state": told_state or "unknown", "unfetched": unfetched}
+        run |= {"path": path, "state": state, "unfetched": unfetched}
         items.append(_item({**run, "stays": stays or (why if unfetched else "")}, answer["now"]))
     going = [item.path for item in items if not item.stays]
     channel, until = answer["channel"], answer["until"]
@@ -159,22 +164,36 @@ def _item(values: dict[str, Any], now: float) -> Item:
     )
 
 
-def _goes_on(views: dict[str, dict[str, Any]], folder: RunFolder) -> str:
-    """Return why a run stays that nothing on this host needs. ``views``: of the hosts, by name."""
+def _judged(views: dict[str, dict[str, Any]], folder: RunFolder) -> tuple[str, str]:
+    """Return a run's state, and why it stays that nothing on this host needs.
+
+    ``views``: what the hosts tell of it, by name.
+    """
     for name, view in views.items():
         if view["stays"] == "in use":
-            return f"in use on {name}"
+            return view["state"], f"in use on {name}"
     last = next(reversed(folder.events()), {"state": ""})
-    states = {last["state"], *(view["state"] for view in views.values())} - {""}
-    if any(RunState(each).final for each in states):
-        return ""
+    there = [view["state"] for view in views.values() if view["state"]]
+    for state in (*there, last["state"]):
+        if state and RunState(state).final:
+            return state, ""
     if any(view["young"] for view in views.values()):
-        return "may be about to start"
-    if any(view["state"] for view in views.values()) or not last["state"]:
-        return ""  # it began, and is gone; or nobody knows it
+        state = next(filter(None, (*there, last["state"])), "unknown")
+        return state, "may be about to start"
+    if there:
+        return RunState.LOST.value, ""  # it began, or was queued, and is gone
+    return _known_here(last, folder, views) if last["state"] else ("unknown", "")
+
+
+def _known_here(last: dict[str, Any], folder: RunFolder, asked: Collection[str]) -> tuple[str, str]:
+    """Return the state of a run of which no host tells any, and why it stays."""
     hosts = folder.record().hosts
     first = hosts.hosts[0].name if hosts else "its first host"
-    return f"goes on as far as is known here, and {first} was not asked"
+    if alive(last, ""):
+        return last["state"], "it is being submitted"
+    if first in asked:
+        return RunState.LOST.value, ""
+    return last["state"], f"goes on as far as is known here; {first} did not tell"
 
 
 def _not_here(folder: RunFolder, host: str, results: Sequence[tuple[str, int, int]]) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from launcher.ssh.clean import Cleared, Item, Left
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_OF_MANY = ("trees", "objects", "data/parts", "data/files")  # one item, of many
 _HEADS = ("HOST", "WHAT", "NAME", "STATE", "SIZE", "LAST USED", "WITH --yes")
 
 
@@ -39,9 +40,12 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def survey_text(lefts: Sequence[Left]) -> str:
-    """Return the table of what is left on each host, and what removing would free."""
-    rows = [_row(left.name, item) for left in lefts for item in left.items]
+def survey_text(lefts: Sequence[Left], older: str) -> str:
+    """Return the table of what is left on each host, and what removing would free.
+
+    ``older``: for how long what is to go was not used.
+    """
+    rows = [_row(left.name, item, older) for left in lefts for item in left.items]
     text = show.table(_HEADS, rows) if rows else ""
     for left in lefts:
         if left.error is not None:
@@ -55,11 +59,17 @@ def survey_text(lefts: Sequence[Left]) -> str:
     return text
 
 
-def _row(host: str, item: Item) -> tuple[str, ...]:
-    name = "" if item.kind == "code" else os.path.basename(item.path)
-    then = f"stays: {item.stays}" if item.stays else "removed"
+def _row(host: str, item: Item, older: str) -> tuple[str, ...]:
+    why = f"used in the last {older}" if item.stays == "younger" else item.stays
+    then = f"stays: {why}" if why else "removed"
     ago = show.duration(max(0.0, item.age_s))
-    return (host, item.kind, name[:20], item.state, size(item.size), f"{ago} ago", then)
+    return (host, item.kind, _name(item), item.state, size(item.size), f"{ago} ago", then)
+
+
+def _name(item: Item) -> str:
+    """Return what tells an item from others of its kind; "" where there is one of a kind."""
+    name = "" if item.path in _OF_MANY else os.path.basename(item.path)
+    return name if item.kind in ("run", "sweep") else name[:20]  # others are digests
 
 
 def unfetched_lines(lefts: Sequence[Left]) -> list[str]:
@@ -77,7 +87,8 @@ def unfetched_lines(lefts: Sequence[Left]) -> list[str]:
 
 def cleared_text(lefts: Sequence[Left], done: Sequence[Cleared]) -> str:
     """Return what was removed from each host, a line each, and what was not."""
-    lines = [f"{each.name}: removed {path}" for each in done for path in each.gone]
+    items = {(left.name, item.path): item for left in lefts for item in left.items}
+    lines = [_removed(each.name, items[each.name, path]) for each in done for path in each.gone]
     lines += [f"{each.name}: {size(each.freed)} freed" for each in done]
     for each in done:
         lines += [f"{each.name}: not removed: {path} {why}" for path, why in each.failed.items()]
@@ -87,6 +98,11 @@ def cleared_text(lefts: Sequence[Left], done: Sequence[Cleared]) -> str:
         elif not left.going:
             lines.append(f"{left.name}: nothing to be removed")
     return "".join(f"{line}\n" for line in lines)
+
+
+def _removed(host: str, item: Item) -> str:
+    words = " ".join(filter(None, (item.kind, _name(item))))
+    return f"{host}: removed {words}, {size(item.size)}"
 
 
 def json_of(lefts: Sequence[Left], done: Sequence[Cleared]) -> str:

@@ -140,7 +140,7 @@ def _known(way: Target, job: JobSpec) -> tuple[Channel, dict[str, Any]]:
     quick = min(_QUICK_S, way.timeout_s / 2)
 
     def look() -> tuple[Channel, dict[str, Any]]:
-        channel = taught(way, "checkup")
+        channel = taught(way, "ssh.agent.checkup")
         facts: dict[str, Any]
         asks: dict[str, Any] = {"workdir": way.workdir, "paths": list(job.data.values())}
         facts = channel.facts = channel.ask("hello", looks=True, **asks)[0]

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 def taught(way: Target, *modules: str) -> Channel:
     """Return the connection to a host that can do what these modules of ours can.
 
-    SubmitError: it is not reached.
+    Each has its name below ``launcher``. SubmitError: it is not reached.
     """
     channel = connected(way)
     for name in modules:
-        source = (Path(__file__).parent / "agent" / f"{name}.py").read_bytes()
-        channel.ask("learn", source, name=f"{__package__}.agent.{name}")
+        source = Path(__file__).parents[1].joinpath(*name.split(".")).with_suffix(".py")
+        channel.ask("learn", source.read_bytes(), name=f"launcher.{name}")
     return channel
 
 

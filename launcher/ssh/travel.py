@@ -102,8 +102,10 @@ def bring(channel: Channel, tree: Tree) -> None:
         return
     with _ONE:  # hosts of a kind lack the same: it is found once
         base, gone, come = _since(tree, *tree.base(known))
-    names = dict.fromkeys(each.split(b" ", 2)[1] for each in come if each[:6] != b"160000")
-    lacks, _ = channel.ask("lacks", b"\n".join(names))
+    lacks = _lacking(channel, base, come)
+    if lacks is None:  # somebody has just removed what it was to be made of
+        base, gone, come = _since(tree, "", b"")
+        lacks = _lacking(channel, base, come) or []
     head: dict[str, Any] = {"name": tree.name, "base": base, "gone": len(gone)}
     head["digest"] = hashlib.sha256(tree.text).hexdigest()
     for _ in range(2):
@@ -113,6 +115,13 @@ def bring(channel: Channel, tree: Tree) -> None:
         if not lacks:
             return
     raise SubmitError(f"{channel.name}: files that were sent are gone again", transient=True)
+
+
+def _lacking(channel: Channel, base: str, come: Sequence[bytes]) -> list[str] | None:
+    """Return which objects of these entries a host lacks; None when it has no such ``base``."""
+    names = dict.fromkeys(each.split(b" ", 2)[1] for each in come if each[:6] != b"160000")
+    lacks: list[str] | None = channel.ask("lacks", b"\n".join(names), base=base)[0]
+    return lacks
 
 
 _ONE = threading.Lock()

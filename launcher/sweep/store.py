@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import StateError, StoreError, nearest
+from launcher.locks import is_locked
 from launcher.store import Folder, RunFolder, Store, read_lines, write_atomically
 
 if TYPE_CHECKING:
@@ -242,19 +243,7 @@ class Sweeps:
 
     def is_locked(self) -> bool:
         """Return whether somebody queues a sweep in this store, as far as its disk tells."""
-        try:
-            lock = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # a file system without locks
-            return False
-        finally:
-            os.close(lock)
-        return False
+        return is_locked(self._lock)
 
 
 class Groups:

@@ -20,8 +20,8 @@ from launcher.environment import Environment
 from launcher.environment.build import ensure, lock_text
 from launcher.environment.catalog import list_environments, remove
 from launcher.environment.locate import Prefix, locate
-from launcher.environment.locked import is_held
 from launcher.errors import ProvisionError
+from launcher.locks import is_locked
 
 # A project whose build takes as long as it is told, and needs no index.
 BACKEND = """
@@ -181,7 +181,7 @@ def test_after_a_builder_was_killed_the_next_one_builds(cache: Path, tmp_path: P
     planned = locate(environment, horovod=False)
     assert not planned.ready
     # Its pip is still at work in the folder: nobody else may write there.
-    assert is_held(Path(f"{planned.path}.log"))
+    assert is_locked(f"{planned.path}.log")
     assert [each.state for each in list_environments()] == ["building"]
     with pytest.raises(ProvisionError, match="is being built"):
         remove(planned.key)

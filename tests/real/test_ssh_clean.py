@@ -92,12 +92,13 @@ def test_what_is_old_goes_as_was_said(project: Project, blank: SshHosts) -> None
     tree = there(blank, "hosta", f"cat .launcher/runs/{old}/code.tree")
     grow_old(blank, "hosta")
     new = submit(project, blank, script=WRITES + "# another tree\n")
+    grow_old(blank, "hosta", f"trees/{tree}")  # the new one was made of it
     items = shown(project, blank)
     assert items[f"runs/{old}"]["stays"] == ""
     assert items[f"runs/{old}"]["state"] == "SUCCEEDED"
     assert items[f"runs/{old}"]["age_s"] == pytest.approx(40 * 86400, abs=7200)
     assert items[f"runs/{new}"]["stays"] == "younger"
-    assert items["objects"]["state"] == "1 trees, 1 files"
+    assert items["objects"]["state"] == "1 tree, 1 file"
     said = clean(project, blank)
     assert said.returncode == 0
     assert f"hosta  run       {old}    SUCCEEDED" in said.stdout
@@ -106,7 +107,8 @@ def test_what_is_old_goes_as_was_said(project: Project, blank: SshHosts) -> None
     assert {f"runs/{old}", f"runs/{new}", f"trees/{tree}"} <= before
     done = clean(project, blank, "--yes")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"hosta: removed runs/{old}\nhosta: removed objects\nhosta: ")
+    said = [line.partition(", ")[0] for line in done.stdout.splitlines()]
+    assert said[:2] == [f"hosta: removed run {old}", "hosta: removed code"]
     gone = before - left(blank.hosta)
     assert gone == {f"runs/{old}", f"trees/{tree}"}
     assert (project.path / "runs" / old / "outputs" / "result").read_text() == "42"
@@ -129,7 +131,7 @@ def test_results_that_are_not_here_keep_their_run(project: Project, blank: SshHo
     elsewhere = clean(project, blank, "runs_dir=others", "--yes")
     assert "1 run stays" in elsewhere.stderr
     forced = clean(project, blank, "--force-unfetched", "--yes")
-    assert f"hosta: removed runs/{run}\n" in forced.stdout
+    assert f"hosta: removed run {run}, " in forced.stdout
     assert runs(blank.hosta) == set()
 
 
@@ -150,7 +152,8 @@ def test_what_goes_on_stays_with_all_that_it_needs(project: Project, blank: SshH
     assert items[f"runs/{run}"]["stays"] == items[key]["stays"] == "in use"
     assert items[f"{key[:-1]}b"]["stays"] == ""
     done = clean(project, blank, "--older-than", "0s", "--force-unfetched", "--yes")
-    assert done.stdout.startswith(f"hosta: removed {key[:-1]}b\nhosta: ")
+    assert done.stdout.startswith(f"hosta: removed environment {key[-16:-1]}b, ")
+    assert done.stdout.count("removed") == 1
     assert left(blank.hosta) == before
     assert (blank.hosta.user_home / ".launcher" / key / "bin").is_dir()
     there(blank, "hosta", "touch on")
@@ -159,9 +162,10 @@ def test_what_goes_on_stays_with_all_that_it_needs(project: Project, blank: SshH
     assert waited.returncode == 0, waited.stderr
     grow_old(blank, "hosta", key, f"{key}/bin")
     items = shown(project, blank)
-    assert items[key]["stays"] == "a run that stays has it"
+    assert items[key]["stays"] == "a run that stays needs it"
     done = clean(project, blank, "--older-than", "0s", "--yes")
-    assert f"hosta: removed runs/{run}\nhosta: removed {key}\n" in done.stdout
+    assert f"hosta: removed run {run}, " in done.stdout
+    assert f"hosta: removed environment {key[-16:]}, " in done.stdout
     assert runs(blank.hosta) == set()
 
 
@@ -199,12 +203,13 @@ def test_a_run_on_two_hosts_with_its_environment(box: SshProject, blank: SshHost
     items = [{each["path"]: each for each in of_one} for of_one in told_of]
     assert [each[f"runs/{run}"]["stays"] for each in items] == ["younger", ""]
     assert [each[f"runs/{run}"]["state"] for each in items] == ["SUCCEEDED"] * 2
-    assert [each[key]["stays"] for each in items] == ["a run that stays has it", ""]
+    assert [each[key]["stays"] for each in items] == ["a run that stays needs it", ""]
     grow_old(blank, "hosta")
     done = box.launch("clean", *names, "--yes")
     assert done.returncode == 0, done.stdout
     for name in ("hosta", "hostb"):
-        assert f"{name}: removed runs/{run}\n{name}: removed {key}\n" in done.stdout
+        assert f"{name}: removed run {run}, " in done.stdout
+        assert f"{name}: removed environment {key[-16:]}, " in done.stdout
     assert runs(blank.hosta) == runs(blank.hostb) == set()
     assert not (blank.hosta.user_home / ".launcher" / key).exists()
 
@@ -215,7 +220,7 @@ def test_a_host_that_is_not_reached_is_told(project: Project, blank: SshHosts) -
     blank.hostb.refuse()
     done = clean(project, blank, *words(blank, "hosta", "hostb"), "--yes")
     assert done.returncode == 1
-    assert f"hosta: removed runs/{run}" in done.stdout
+    assert f"hosta: removed run {run}" in done.stdout
     assert "hostb cannot be reached: it refuses this user or key" in done.stdout
 
 
@@ -236,7 +241,7 @@ def test_nothing_behind_a_link_is_touched(project: Project, blank: SshHosts) -> 
     there(blank, "hosta", f"mkdir {shut} && touch {shut}/file && chmod 0 {shut}")
     done = clean(project, blank, "--yes", "--force-unfetched")
     assert done.returncode == 0, done.stdout
-    assert f"removed runs/{run}" in done.stdout
+    assert f"removed run {run}" in done.stdout
     assert there(blank, "hosta", "cat precious/gold; ls .launcher/runs").split() == [
         *("gold", "200101-000000-link")
     ]
@@ -252,7 +257,7 @@ def test_two_at_once_while_runs_start(project: Project, blank: SshHosts) -> None
     assert [each.returncode for each in both] == [0, 0], said
     assert set(old) & runs(blank.hosta) == set()
     for run in old:
-        assert sum(f"removed runs/{run}\n" in out for out, _ in said) == 1
+        assert sum(f"removed run {run}, " in out for out, _ in said) == 1
     assert (project.path / "runs" / new / "logs" / "rank-0.log").read_text() == "0\n"
     assert "trash" not in there(blank, "hosta", "ls .launcher")
 
@@ -263,16 +268,32 @@ def test_a_full_disk_is_freed(project: Project, blank: SshHosts) -> None:
     blank.hosta.fill()
     done = clean(project, blank, "--yes")
     assert done.returncode == 0, done.stderr
-    assert f"removed runs/{run}\nhosta: removed lib/" in done.stdout
+    assert f"removed run {run}, " in done.stdout
+    assert "removed launcher " in done.stdout
     assert (
         there(blank, "hosta", "ls .launcher/runs; echo more >more; cat more; rm more") == "more\n"
     )
 
 
+def test_what_a_host_that_lost_its_power_has_goes(project: Project, blank: SshHosts) -> None:
+    submit(project, blank)
+    torn = f"trees/{'0' * 40}.123.new trees/{'1' * 40} objects/00/{'0' * 38}.123.new"
+    line = f"cd .launcher && mkdir -p objects/00 && for each in {torn}; do echo 100644 >$each; done"
+    there(blank, "hosta", line)
+    names = [f".launcher/{each}" for each in torn.split()]
+    assert shown(project, blank, "--older-than", "0s")["trees"]["stays"]
+    clean(project, blank, "--older-than", "0s", "--yes")
+    assert there(blank, "hosta", f"ls {' '.join(names)}").split() == sorted(names)
+    grow_old(blank, "hosta", "trees", "objects")
+    clean(project, blank, "--yes")
+    assert there(blank, "hosta", f"ls {' '.join(names)} || true") == ""
+
+
 def test_what_a_killed_one_left_goes(project: Project, blank: SshHosts) -> None:
-    there(blank, "hosta", "mkdir -p .launcher/trash.4194305.1/deep")
+    left_there = "trash.4194305.1/deep ssh_config.4194305 doctor.4194305"
+    there(blank, "hosta", f"mkdir -p .launcher && cd .launcher && mkdir -p {left_there}")
     done = clean(project, blank, "--yes")
-    assert done.stdout.startswith("hosta: removed trash.4194305.1\n")
+    assert done.stdout.count("hosta: removed remains ") == 3
     assert there(blank, "hosta", "ls -A .launcher") == ""
 
 
@@ -300,7 +321,7 @@ def test_one_that_is_killed_is_finished_by_the_next(project: Project, blank: Ssh
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("compute=local",), "compute=local: launcher clean is for hosts"),
+        (("compute=local",), "compute=local: launcher clean takes hosts"),
         ((), "launcher env remove KEY"),
         (("compute=ssh",), "nodes=1 needs as many hosts"),
         (("compute=ssh", "compute.hosts=[x]", "--older-than", "7"), "--older-than 7: not an age"),

@@ -21,8 +21,9 @@ from launcher.environment import Environment, wheel
 from launcher.environment.build import ensure, lock_text
 from launcher.environment.catalog import list_environments, remove
 from launcher.environment.locate import MARKER, Prefix, locate
-from launcher.environment.locked import held, is_held
+from launcher.environment.locked import held
 from launcher.errors import ConfigError, ProvisionError
+from launcher.locks import is_locked
 
 BARE = Environment(torch=None, provision="venv", pip_packages=("six",))
 
@@ -370,7 +371,7 @@ def test_an_environment_that_is_being_built_is_not_removed(cache: Path) -> None:
         assert [each.state for each in list_environments()] == ["building"]
         with pytest.raises(ProvisionError, match="is being built"):
             remove(prefix.key)
-    assert not is_held(log)
+    assert not is_locked(str(log))
     assert Path(prefix.path).exists()
 
 
@@ -384,11 +385,11 @@ def test_a_child_keeps_the_lock_of_a_builder_that_is_gone(tmp_path: Path) -> Non
             file_actions=[(os.POSIX_SPAWN_DUP2, stream.fileno(), 1)],
         )
     try:
-        assert is_held(log)
+        assert is_locked(str(log))
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
-    assert not is_held(log)
+    assert not is_locked(str(log))
 
 
 def test_the_lock_of_the_current_one_is_kept_until_something_is_installed(python: Python) -> None:

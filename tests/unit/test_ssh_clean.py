@@ -9,7 +9,7 @@ import pytest
 
 from launcher.errors import ConfigError, SubmitError
 from launcher.job import RunState
-from launcher.ssh.clean import Cleared, Item, Left, _goes_on, _not_here
+from launcher.ssh.clean import Cleared, Item, Left, _judged, _not_here
 from launcher.ssh.clean_text import cleared_text, seconds, size, survey_text, unfetched_lines
 from launcher.store import RunFolder
 
@@ -50,18 +50,21 @@ def test_sizes(count: float, expected: str) -> None:
 
 
 def test_what_goes_and_what_stays_is_shown() -> None:
-    code = item(kind="code", path="objects", state="1 trees, 9 files", age_s=4000.0, size=500)
+    code = item(kind="code", path="objects", state="1 tree, 9 files", age_s=4000.0, size=500)
+    runs = item("in use", state="RUNNING", age_s=-3.0)
     lefts = (
-        Left(name="hosta", items=(item(), item("in use", state="RUNNING", age_s=-3.0), code)),
+        Left(name="hosta", items=(item(), runs, item("younger"), code)),
         Left(name="hostb"),
         Left(name="hostc", error=SubmitError("hostc cannot be reached: why", hint="Help.")),
     )
-    assert survey_text(lefts).splitlines() == [
-        "HOST   WHAT  NAME                STATE             SIZE   LAST USED  WITH --yes",
-        "hosta  run   261101-010101-abcd  FAILED            2 MB   3d00h ago  removed",
-        "hosta  run   261101-010101-abcd  RUNNING           2 MB   0.0s ago   stays: in use",
-        "hosta  code                      1 trees, 9 files  500 B  1h06m ago  removed",
-        "hosta: 2 MB would be freed, 2 MB stay",
+    young = "stays: used in the last 30d"
+    assert survey_text(lefts, "30d").splitlines() == [
+        "HOST   WHAT  NAME                STATE            SIZE   LAST USED  WITH --yes",
+        "hosta  run   261101-010101-abcd  FAILED           2 MB   3d00h ago  removed",
+        "hosta  run   261101-010101-abcd  RUNNING          2 MB   0.0s ago   stays: in use",
+        f"hosta  run   261101-010101-abcd  FAILED           2 MB   3d00h ago  {young}",
+        "hosta  code                      1 tree, 9 files  500 B  1h06m ago  removed",
+        "hosta: 2 MB would be freed, 4 MB stay",
         "hostb: nothing is left there",
         "hostc cannot be reached: why",
         "  Help.",
@@ -69,10 +72,13 @@ def test_what_goes_and_what_stays_is_shown() -> None:
 
 
 def test_what_was_removed_and_what_was_not_is_told() -> None:
-    lefts = (Left(name="hosta", items=(item(),)), Left(name="hostb", items=(item("younger"),)))
-    done = (Cleared(name="hosta", gone=("runs/x",), freed=2000, failed={"lib/y": "busy"}),)
+    code = item(kind="code", path="objects", size=500)
+    lefts = (Left(name="hosta", items=(item(), code)), Left(name="hostb", items=(item("younger"),)))
+    gone = ("runs/261101-010101-abcd", "objects")
+    done = (Cleared(name="hosta", gone=gone, freed=2000, failed={"lib/y": "busy"}),)
     assert cleared_text(lefts, done).splitlines() == [
-        "hosta: removed runs/x",
+        "hosta: removed run 261101-010101-abcd, 2 MB",
+        "hosta: removed code, 500 B",
         "hosta: 2 kB freed",
         "hosta: not removed: lib/y busy",
         "hostb: nothing to be removed",
@@ -96,26 +102,27 @@ def view(state: str = "", stays: str = "", *, young: bool = False) -> dict[str, 
     return {"state": state, "stays": stays, "young": young}
 
 
-def test_a_run_that_another_host_needs_stays(tmp_path: Path) -> None:
+def test_what_the_hosts_tell_together_decides(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path / "261101-010101-abcd"))
     going = {"hosta": view("RUNNING", "in use"), "hostb": view()}
-    assert _goes_on(going, folder) == "in use on hosta"
+    assert _judged(going, folder) == ("RUNNING", "in use on hosta")
     ended = {"hosta": view("FAILED", "younger"), "hostb": view(young=True)}
-    assert _goes_on(ended, folder) == ""
+    assert _judged(ended, folder) == ("FAILED", "")
     starts = {"hosta": view("SUBMITTING", young=True), "hostb": view()}
-    assert _goes_on(starts, folder) == "may be about to start"
+    assert _judged(starts, folder) == ("SUBMITTING", "may be about to start")
     gone = {"hosta": view("RUNNING"), "hostb": view()}
-    assert _goes_on(gone, folder) == ""
+    assert _judged(gone, folder) == ("LOST", "")
 
 
-def test_of_a_run_whose_first_host_is_not_asked_the_folder_here_tells(tmp_path: Path) -> None:
+def test_where_no_host_tells_the_folder_here_does(tmp_path: Path) -> None:
     folder = RunFolder(str(tmp_path / "261101-010101-abcd"))
-    assert _goes_on({"hostb": view()}, folder) == ""  # it is not known here: see below
+    assert _judged({"hostb": view()}, folder) == ("unknown", "")  # nor is it known here: see below
     os.mkdir(folder.path)
     folder.event(RunState.SUBMITTING)
-    assert _goes_on({"hostb": view(young=True)}, folder) == "may be about to start"
+    starts = ("SUBMITTING", "may be about to start")
+    assert _judged({"hostb": view(young=True)}, folder) == starts
     folder.event(RunState.SUCCEEDED)
-    assert _goes_on({"hostb": view(young=True)}, folder) == ""
+    assert _judged({"hostb": view(young=True)}, folder) == ("SUCCEEDED", "")
 
 
 def test_results_are_here_when_all_are_as_they_were(tmp_path: Path) -> None:

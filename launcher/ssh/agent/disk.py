@@ -13,22 +13,7 @@ import stat
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
-def held(path: str) -> bool:
-    """Return whether somebody has locked a file or folder."""
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(file)
-    return False
+    from collections.abc import Iterable, Iterator
 
 
 @contextlib.contextmanager
@@ -40,6 +25,17 @@ def alone(folder: str) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+@contextlib.contextmanager
+def unbuilt(paths: Iterable[str]) -> Iterator[None]:
+    """Have the locks of what is built, of these; BlockingIOError: somebody builds it."""
+    with contextlib.ExitStack() as locks:
+        for path in paths:
+            if path.endswith((".log", ".lock")):
+                file = locks.enter_context(open(path, "rb"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def text_of(path: str) -> str:
@@ -74,9 +70,18 @@ def latest_change(folder: str) -> float:
     return max((about.st_mtime for _, about in walk(folder)), default=0.0)
 
 
-def size_of(folder: str) -> int:
-    """Return the bytes that a file, or a folder with all that is in it, takes on its disk."""
-    return sum(about.st_blocks * 512 for _, about in walk(folder))
+def size_of(paths: Iterable[str], seen: set[tuple[int, int]] | None = None) -> int:
+    """Return the bytes that files, and folders with all that is in them, take on their disk.
+
+    What has several names counts once, and not at all where it was ``seen``.
+    """
+    seen, size = set() if seen is None else seen, 0
+    for path in paths:
+        for _, about in walk(path):
+            if (about.st_dev, about.st_ino) not in seen:
+                seen.add((about.st_dev, about.st_ino))
+                size += about.st_blocks * 512
+    return size
 
 
 def remove(path: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.environment import Environment, answers
 from launcher.errors import LaunchError, ProvisionError
+from launcher.ssh.agent.objects import Objects
 
 if TYPE_CHECKING:
     from launcher.ssh.agent.serve import Agent
@@ -45,12 +46,18 @@ class Environments:
         from launcher.environment.build import ensure, lock_text  # noqa: PLC0415
         from launcher.environment.locate import locate  # noqa: PLC0415
 
-        prefix = locate(_environment(head), horovod=head["horovod"], mpi=head["mpi"])
-        if (prefix.path, prefix.python) != (head["path"], head["python"]):
-            raise ProvisionError(
-                f"it would build {prefix.path or prefix.python}, the plan says {head['path']}"
-            )
-        return lock_text(ensure(prefix, lambda line: self.agent.tell({"say": line})))
+        def say(line: str) -> None:
+            self.agent.tell({"say": line})
+
+        with Objects(self.agent.workdir).in_use():  # until its time says that it is used
+            prefix = locate(_environment(head), horovod=head["horovod"], mpi=head["mpi"])
+            if (prefix.path, prefix.python) != (head["path"], head["python"]):
+                raise ProvisionError(
+                    f"it would build {prefix.path or prefix.python}, the plan says {head['path']}"
+                )
+            if prefix.ready:
+                return lock_text(ensure(prefix, say))
+        return lock_text(ensure(prefix, say))
 
 
 def wheels(_: dict[str, Any], __: bytes) -> dict[str, dict[str, Any]]:

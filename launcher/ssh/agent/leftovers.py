@@ -5,6 +5,9 @@ Standard library only, and sent to the agent as it is: on a full disk nothing ca
 Why two steps: what is to go is decided, and moved aside, while a lock keeps new code and new runs
 from coming (``Objects.in_use``); what was moved aside is then removed at leisure. Nothing is
 looked for, or removed, behind a symbolic link.
+
+Why what others may use too stays for an hour, whatever is asked for: who is about to use it has
+seen that it is there, and no run names it yet.
 """
 
 from __future__ import annotations
@@ -16,29 +19,35 @@ import re
 import stat
 import time
 
+from launcher.locks import is_locked
+from launcher.processes import alive
+from launcher.ssh.agent.content import Code, Data
 from launcher.ssh.agent.disk import (
     alone,
     changed_at,
-    held,
     latest_change,
     remove,
     size_of,
     text_of,
+    unbuilt,
     walk,
 )
+from launcher.ssh.agent.needs import ENVIRONMENTS, MARKER, needs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from typing import Any
 
 _FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT", "LOST"}
 _RESULTS = ("outputs", "checkpoints", "logs", "metrics.jsonl", "events.jsonl")
-_YOUNG_S = 3600.0  # so long what has not ended may still be on its way to its start
+_YOUNG_S = 3600.0  # so long what is there may be on its way to its use
 _RUN = re.compile(r"\d{6}-\d{6}-\w{4,}(-\d{4,})?")
-_ASIDE = "trash."  # begins the name of what is being removed
-_PARTS = (".work", ".log", ".part", ".lock")  # beside an environment or a wheel
+_ASIDE = "trash"  # begins the name of what is being removed
+# What a process, whose number the name has, was to remove itself.
+_OWN = re.compile(rf"({_ASIDE}|ssh_config|doctor)\.(\d+)(\..*)?")
 _USED = rb"/(runs|lib|cache/envs)/([^/\0:\s\"']+)"
+_POOL = re.compile(rb"/launcher/pool|/runs/\.sweeps/")  # in the words of one, or of its part here
 
 
 def requests() -> dict[str, Callable[[dict[str, Any], bytes], Any]]:
@@ -51,24 +60,26 @@ def runs_left(head: dict[str, Any], _: bytes) -> dict[str, Any]:
     place = Place(head["workdir"], time.time() - head["older_s"])
     runs = [place.run(name) for name in place.runs()]
     for run in runs:
-        run["size"] = size_of(place.file(run["path"]))
-        run["results"] = [] if run["stays"] else list(_results(place.file(run["path"])))
-    return {"runs": runs, "until": place.until, "now": time.time()}
+        path = place.file(run["path"])
+        run["size"] = size_of([path])
+        run["results"] = [] if run["stays"] else list(_results(path))
+    return {"runs": runs, "until": place.until, "now": place.now}
 
 
 def rest_left(head: dict[str, Any], _: bytes) -> list[dict[str, Any]]:
     """Return all else that is here, as it is once the runs ``going`` are gone."""
-    place = Place(head["workdir"], head["until"])
-    rest = [*place.rest(set(head["going"])), *place.remains()]
+    place, going = Place(head["workdir"], head["until"]), set(head["going"])
+    rest = [*place.rest(going), *place.remains()]
     for item in rest:
-        item["size"] = sum(map(size_of, place.parts(item["path"])))
-    return [*rest, *place.code(set(head["going"]), rest).items()]
+        item["size"] = size_of(map(place.file, place.parts(item["path"])))
+    needed = place.needed(going)
+    return [*rest, *Data(place, needed).items(), *Code(place, needed | _bundles(rest)).items()]
 
 
 def clear(head: dict[str, Any], _: bytes) -> dict[str, Any]:
     """Remove what ``going`` names, as far as it may still go; return what went, and what failed."""
-    place = Place(head["workdir"], head["until"])
-    with alone(place.workdir):
+    with alone(head["workdir"]):
+        place = Place(head["workdir"], head["until"])
         done = place.clear(set(head["going"]))
     for path in place.aside:
         try:
@@ -82,8 +93,8 @@ class Place:
     """The launcher's folder on this host. ``until``: what was used since then stays."""
 
     def __init__(self, workdir: str, until: float) -> None:
-        self.workdir, self.until = os.path.realpath(workdir), until
-        self.used = _used({workdir, self.workdir})
+        self.workdir, self.until, self.now = os.path.realpath(workdir), until, time.time()
+        self.used, self.pools = _used({workdir, self.workdir})
         self.aside: list[str] = []  # what is to be removed
 
     def file(self, *names: str) -> str:
@@ -103,10 +114,17 @@ class Place:
         """Return the runs' ids; what else lies beside them is not ours."""
         return list(filter(_RUN.fullmatch, self.names("runs")))
 
-    def _stays(self, path: str, changed: float, why: str = "") -> str:
-        if path in self.used or held(self.file(path)):
+    def lately(self, changed: float) -> str:
+        """Return why what was used at a time stays, or ""."""
+        if changed > self.until:
+            return "younger"
+        return "used in the last hour" if changed > self.now - _YOUNG_S else ""
+
+    def stays(self, sign: str, why: str = "") -> str:
+        """Return why what others may use too stays, or ""; ``why``: it does anyhow."""
+        if is_locked(self.file(sign), shared=True):
             return "in use"
-        return why or ("younger" if changed > self.until else "")
+        return why or self.lately(changed_at(self.file(sign)))
 
     def run(self, name: str) -> dict[str, Any]:
         """Return a run; on another than its first host nothing tells its state."""
@@ -115,165 +133,144 @@ class Place:
         last = _last(events)
         state = str(last.get("state", ""))
         changed = changed_at(events) if state in _FINAL else latest_change(self.file(path))
-        waits = "runs/.sweeps" in self.used or changed > time.time() - _YOUNG_S
-        going = path in self.used or held(self.file(path))
+        waits = state not in _FINAL and state != "RUNNING"
+        going = path in self.used or self._supervised(path, last)
+        younger = "younger" if changed > self.until else ""
         return {
             "kind": "run",
             "path": path,
-            "state": "RUNNING" if going else state,
+            "state": state or ("RUNNING" if going else ""),
             "changed": changed,
-            "young": state not in _FINAL and waits,
-            "stays": self._stays(path, changed),
+            "young": waits and (self.pools or changed > self.now - _YOUNG_S),
+            "stays": "in use" if going else younger,
         }
 
-    def rest(self, going: set[str]) -> list[dict[str, Any]]:
+    def _supervised(self, path: str, last: dict[str, Any]) -> bool:
+        """Return whether a rank has its code, whoever claimed the run lives, or its supervisor."""
+        if is_locked(self.file(path), shared=True) or is_locked(self.file(path, "job")):
+            return True
+        return "born" in last and alive(last, self.file(path, "heartbeat"))
+
+    def rest(self, going: Collection[str]) -> list[dict[str, Any]]:
         """Return environments, wheels, sweeps and the launcher's own code."""
-        texts = [text_of(self.file(path, "launch.sh")) for path in self._kept(going)]
-        named = {f"cache/envs/{key}" for text in texts for key in _named(text)}
-        found = []
-        for key in self._keys("cache/envs"):
-            path = f"cache/envs/{key}"
-            ready = changed_at(self.file(path, "environment.json"))
-            why = "a run that stays has it" if path in named else ""
-            why = "being built" if held(self.file(f"{path}.log")) else why
-            item = self._item("environment", path, ready, why)
+        needed, found = self.needed(going), []
+        for key in self._keys(ENVIRONMENTS):
+            path = f"{ENVIRONMENTS}/{key}"
+            sign = f"{path}/{MARKER}"
+            ready = os.path.exists(self.file(sign))
+            why = "a run that stays needs it" if sign in needed else ""
+            item = self._item("environment", path, sign if ready else "", why)
             found.append({**item, "state": "ready" if ready else "unfinished"})
         for key in self._keys("cache/wheels"):
             path = f"cache/wheels/{key}"
-            why = "being built" if held(self.file(f"{path}.lock")) else ""
-            found.append(self._item("wheel", path, changed_at(self.file(path, "wheel.json")), why))
-        runs = list(self._kept(going))
-        for name in self.names("runs/.sweeps"):  # what a pool had; it ends before its last run
-            stays = any(path.startswith(f"runs/{name}-") for path in runs)
-            why = "a run that stays is of it" if stays else ""
-            found.append(self._item("sweep", f"runs/.sweeps/{name}", why=why))
+            sign = f"{path}/wheel.json"
+            found.append(self._item("wheel", path, sign if os.path.exists(self.file(sign)) else ""))
+        kept = tuple(self._kept(going))
+        for name in self.names("runs/.sweeps"):  # what a pool has for its runs
+            item = self._item("sweep", f"runs/.sweeps/{name}")
+            why = "younger" if item["changed"] > self.until else ""
+            mine = any(path.startswith(f"runs/{name}") for path in kept)
+            found.append({**item, "stays": "a run of it stays" if mine else why})
         return [*found, *(self._item("launcher", f"lib/{name}") for name in self.names("lib"))]
 
     def _keys(self, path: str) -> list[str]:
         return sorted({name.partition(".")[0] for name in self.names(path)} - {""})
 
-    def _item(self, kind: str, path: str, changed: float = 0.0, why: str = "") -> dict[str, Any]:
-        changed = changed or max(map(changed_at, self.parts(path)), default=0.0)
-        stays = self._stays(path, changed, why)
-        return {"kind": kind, "path": path, "state": "", "changed": changed, "stays": stays}
+    def _item(self, kind: str, path: str, sign: str = "", why: str = "") -> dict[str, Any]:
+        parts = self.parts(path)
+        changed = max(
+            (changed_at(self.file(each)) for each in ([sign] if sign else parts)), default=0
+        )
+        if any(is_locked(self.file(each)) for each in parts):
+            why = "being built"
+        if path in self.used or is_locked(self.file(sign or path), shared=True):
+            why = "in use"
+        item = {"kind": kind, "path": path, "state": "", "changed": changed}
+        return {**item, "stays": why or self.lately(changed)}
 
     def remains(self) -> list[dict[str, Any]]:
-        """Return what a removal that was killed has moved aside."""
-        found = [self._item("remains", each) for each in self.names("") if each.startswith(_ASIDE)]
-        for each in found:
-            pid = each["path"].split(".")[1]
-            each["stays"] = "being removed" if os.path.exists(f"/proc/{pid}") else ""
+        """Return what was to be removed by processes that were killed before."""
+        found = []
+        for name in self.names(""):
+            if own := _OWN.fullmatch(name):
+                lives = os.path.exists(f"/proc/{own[2]}")
+                item = self._item("remains", name)
+                found.append({**item, "stays": "being removed" if lives else ""})
         return found
 
-    def code(self, going: set[str], rest: list[dict[str, Any]]) -> Code:
-        """Return the runs' code by content, as it is once runs, and what may go of ``rest``, go."""
-        kept = {text_of(self.file(path, "code.tree")).strip() for path in self._kept(going)}
-        stay = (each["path"] for each in rest if each["kind"] == "launcher" and each["stays"])
-        return Code(self, kept | {os.path.basename(path) for path in stay})
+    def needed(self, going: Collection[str]) -> set[str]:
+        """Return the signs of what the runs need that do not go."""
+        return {sign for path in self._kept(going) for sign in needs(self.file(path))}
 
-    def _kept(self, going: set[str]) -> Iterator[str]:
+    def _kept(self, going: Collection[str]) -> Iterator[str]:
         return (path for name in self.runs() if (path := f"runs/{name}") not in going)
 
     def parts(self, path: str) -> list[str]:
-        """Return all that there is of an item, absolute."""
-        full = self.file(path)
-        beside = _PARTS if path.startswith("cache/") else ()
-        return [each for each in (full, *(full + part for part in beside)) if os.path.lexists(each)]
+        """Return all that there is of an item: beside what a build makes lie its log, its lock."""
+        top, name = os.path.split(path)
+        if top.startswith("cache/"):
+            mine = [each for each in self.names(top) if each.partition(".")[0] == name]
+            return [f"{top}/{each}" for each in mine]
+        return [path]
 
     def clear(self, asked: set[str]) -> dict[str, Any]:
-        """Put aside what is asked for and may go, with the lock held; say what went."""
+        """Remove what is asked for and may go, with the lock held; say what went."""
         done: dict[str, Any] = {"gone": [], "failed": {}, "objects": 0}
         self._go([self.run(each) for each in self.runs() if f"runs/{each}" in asked], done)
-        others = [*self.rest(set()), *self.remains()]
-        self._go([each for each in others if each["path"] in asked], done)
-        if "objects" in asked:
-            code = self.code(set(), [{**each, "stays": "there"} for each in self.rest(set())])
-            done["objects"] = code.remove()
-            done["gone"].append("objects")
+        rest = self.rest(())
+        self._go([each for each in (*rest, *self.remains()) if each["path"] in asked], done)
+        needed = self.needed(())
+        try:
+            done["gone"] += Data(self, needed, asked).remove()
+            if "objects" in asked:
+                done["objects"] = Code(self, needed | _bundles(self.rest(()))).remove()
+                done["gone"].append("objects")
+        except OSError as error:
+            done["failed"]["data and code"] = str(error)
         return done
 
-    def _go(self, items: list[dict[str, Any]], done: dict[str, Any]) -> None:
+    def _go(self, items: Iterable[dict[str, Any]], done: dict[str, Any]) -> None:
         for item in items:
             if not item["stays"]:
                 try:
-                    self._put_aside(item["path"])
+                    with unbuilt(map(self.file, self.parts(item["path"]))):
+                        self.put_aside(self.parts(item["path"]))
                     done["gone"].append(item["path"])
                 except OSError as error:
                     done["failed"][item["path"]] = str(error)
 
-    def _put_aside(self, path: str) -> None:
-        """Give an item, whole, a name that nobody looks for: on a full disk too that can be had."""
-        for each in self.parts(path):
-            aside = self.file(f"{_ASIDE}{os.getpid()}.{time.monotonic_ns()}")
-            os.rename(each, aside)
-            self.aside.append(aside)
+    def put_aside(self, paths: Iterable[str]) -> None:
+        """Give what is there names that nobody looks for: on a full disk too that can be had."""
+        for path in map(self.file, paths):
+            if os.path.lexists(path):
+                if os.path.isdir(path) and not os.path.islink(path):
+                    os.chmod(path, 0o700)  # what cannot be written to is not moved
+                aside = self.file(f"{_ASIDE}.{os.getpid()}.{time.monotonic_ns()}")
+                os.rename(path, aside)
+                self.aside.append(aside)
 
 
-class Code:
-    """Trees and objects: those that ``kept`` names stay, and what was used lately."""
-
-    def __init__(self, place: Place, kept: set[str]) -> None:
-        self.place = place
-        until = min(place.until, time.time() - _YOUNG_S)
-        self.trees: dict[bool, list[str]] = {True: [], False: []}  # by whether they go
-        self.objects: dict[bool, list[tuple[str, int]]] = {True: [], False: []}
-        named: set[str] = set()
-        for name in place.names("trees"):
-            path = place.file("trees", name)
-            goes = name not in kept and changed_at(path) <= until
-            self.trees[goes].append(path)
-            if not goes:
-                named.update(_objects(path))
-        for part in place.names("objects"):
-            for name in place.names(f"objects/{part}"):
-                path = place.file("objects", part, name)
-                about = os.lstat(path)
-                goes = part + name not in named and about.st_mtime <= until
-                self.objects[goes].append((path, about.st_blocks * 512))
-
-    def items(self) -> list[dict[str, Any]]:
-        """Return one item of what goes and one of what stays, where there is any."""
-        found = []
-        for goes in (True, False):
-            trees, objects = self.trees[goes], self.objects[goes]
-            if trees or objects:
-                paths = [*trees, *(path for path, _ in objects)]
-                item: dict[str, Any] = {"kind": "code", "path": "objects" if goes else "trees"}
-                item["state"] = f"{len(trees)} trees, {len(objects)} files"
-                item["changed"] = max(map(changed_at, paths))
-                item["size"] = sum(size for _, size in objects)
-                item["stays"] = "" if goes else "named by a run that stays, or younger"
-                found.append(item)
-        return found
-
-    def remove(self) -> int:
-        """Remove what goes, trees first: one that is there has all its objects; return bytes."""
-        freed = 0
-        for path in self.trees[True]:
-            os.unlink(path)
-        for path, size in self.objects[True]:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-                freed += size
-        return freed
+def _bundles(rest: Iterable[dict[str, Any]]) -> set[str]:
+    """Return the trees of the launcher's own code that stays."""
+    stay = (each["path"] for each in rest if each["kind"] == "launcher" and each["stays"])
+    return {f"trees/{os.path.basename(path)}" for path in stay}
 
 
-def _objects(tree: str) -> Iterator[str]:
-    with open(tree, "rb") as file:
-        for line in filter(None, file.read().split(b"\0")):
-            yield line.split(b" ", 2)[1].decode()
+def _used(workdirs: Iterable[str]) -> tuple[set[str], bool]:
+    """Return what processes of this host name, as paths, and whether a pool is among them.
 
-
-def _used(workdirs: Iterable[str]) -> set[str]:
-    """Return what the words or the variables of a process of this host name, as paths."""
+    They name it in their words or variables.
+    """
     tops = b"|".join(re.escape(os.fsencode(each)) for each in workdirs)
     pattern = re.compile(b"(?:" + tops + b")" + _USED)
-    found = set()
+    found, pools = set(), False
     for pid in filter(str.isdigit, os.listdir("/proc")):
         for what in ("cmdline", "environ"):
             with contextlib.suppress(OSError), open(f"/proc/{pid}/{what}", "rb") as file:
-                found |= {b"/".join(each) for each in pattern.findall(file.read())}
-    return {os.fsdecode(each) for each in found}
+                text = file.read()
+                found |= {b"/".join(each) for each in pattern.findall(text)}
+                pools = pools or bool(_POOL.search(text))
+    return {os.fsdecode(each) for each in found}, pools
 
 
 def _last(events: str) -> dict[str, Any]:
@@ -284,11 +281,6 @@ def _last(events: str) -> dict[str, Any]:
             if isinstance(found, dict) and "state" in found:
                 return found
     return {}
-
-
-def _named(launch: str) -> list[str]:
-    """Return the keys of environments that a run's launch.sh names."""
-    return re.findall(r"/cache/envs/([^/\s\"']+)", launch)
 
 
 def _results(run: str) -> Iterator[tuple[str, int, int]]:

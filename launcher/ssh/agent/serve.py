@@ -130,9 +130,15 @@ class Agent:
                 "compute.workdir=/path names another one, the same on all hosts.",
             ) from error
 
-    def _lacks(self, _: dict[str, Any], body: bytes) -> list[str]:
-        """Return the objects that are not here, of those that the body names."""
-        return self._kept().lacks(body.decode().split())
+    def _lacks(self, head: dict[str, Any], body: bytes) -> list[str] | None:
+        """Return the objects that are not here, of those that the body names.
+
+        None: the tree ``base``, which is about to be used, is not here any more.
+        """
+        base, kept = head["base"], self._kept()
+        if base and base not in kept.known(base):
+            return None
+        return kept.lacks(body.decode().split())
 
     def _put(self, head: dict[str, Any], body: bytes) -> int:
         """Keep the objects that the body holds one after another."""
