@@ -164,7 +164,7 @@ def _settle(run: Open, view: View) -> RunStatus:
     link_log(run.folder)
     result = judge(run.folder, run.folder.ranks(), 0, view.state.value)
     result |= {"reason": view.reason, "job_id": view.job_id, **(view.details or {})}
-    started = _started(run)
+    started = run.started
     # Nothing was run of one that was cancelled while it waited, so none is committed: a thousand
     # are cancelled at once.
     nothing = view.state is RunState.CANCELLED and started is None
@@ -204,7 +204,7 @@ def _status(run: Open, last: dict[str, Any], details: dict[str, Any]) -> RunStat
         world_size=record.world_size,
         created=record.created,
         expected=details.get("expected"),
-        started=_started(run),
+        started=run.started,
         ended=last.get("time") if state.final else None,
         exit_status=last.get("exit_status") if state.final else None,
         reason=last.get("reason", ""),
@@ -220,7 +220,3 @@ def _status(run: Open, last: dict[str, Any], details: dict[str, Any]) -> RunStat
 def _hosts(run: Open) -> list[str]:
     hosts = run.record.hosts
     return run.told("hosts") or ([each.name for each in hosts.hosts] if hosts else [])
-
-
-def _started(run: Open) -> float | None:
-    return next((each["time"] for each in run.events if each["state"] == "RUNNING"), None)

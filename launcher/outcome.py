@@ -184,6 +184,21 @@ def conclude(
     return state
 
 
+def cancelled(
+    folder: RunFolder,
+    record: RunRecord,
+    commit: Callable[..., object],
+    *,
+    started: float | None = None,
+    why: str = "",
+) -> RunState:
+    """Conclude a run whose supervisor has never begun, or cannot be asked; see ``conclude``."""
+    ranks = folder.ranks() if started else ()
+    result = judge(folder, ranks, 0, RunState.CANCELLED.value)
+    result |= {"reason": why} if why else {}
+    return conclude(folder, record, result, commit, started=started, insist=False)
+
+
 def record_told(
     folder: RunFolder, record: RunRecord, values: dict[str, Any], commit: Callable[..., object]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from launcher.errors import StateError
 from launcher.follow import Tail, Waiting, refresh
 from launcher.job import RunState
 from launcher.observe import observe, read
@@ -88,14 +89,19 @@ class Run:
             time.sleep(min(_POLL_S + waited / 50, 1.0))
         return state
 
-    def cancel(self) -> RunState:
+    def cancel(self, *, give_up: bool = False) -> RunState:
         """End the run, ranks included, and return its final state; a run that ended is left alone.
 
         Ranks have the run's ``grace_s`` between SIGTERM and SIGKILL. StateError when the run
-        cannot be reached from this machine.
+        cannot be reached from this machine; who will ``give_up`` has it end here only.
         """
-        if not self.state.final:
-            self.interrupt()
+        try:
+            if not self.state.final:
+                self.interrupt()
+        except StateError as error:
+            if not give_up:
+                raise
+            return _give_up(read(self.folder), error.message)
         grace_s = self.folder.record().grace_s
         try:
             return self.wait(grace_s + PATIENCE_S)
@@ -110,6 +116,14 @@ class Run:
             run = _started(self.folder)
             waits = state is not RunState.RUNNING
             scheduler(run.record.compute).interrupt(run, waits=waits)
+
+
+def _give_up(run: Open, why: str) -> RunState:
+    from launcher.outcome import cancelled  # noqa: PLC0415 - seldom
+    from launcher.record import record_outcome  # noqa: PLC0415
+
+    told = f"given up, and what it may still run was not ended; {why}"
+    return cancelled(run.folder, run.record, record_outcome, started=run.started, why=told)
 
 
 def _started(folder: RunFolder) -> Open:

@@ -24,6 +24,8 @@ from launcher.errors import ConfigError
 from launcher.run import Run
 from launcher.store import RunFolder
 
+_GIVE_UP_HELP = "a run that cannot be reached ends here only; its host may be gone for good"
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
@@ -90,10 +92,15 @@ def wait(argv: Sequence[str]) -> int:
 
 def cancel(argv: Sequence[str]) -> int:
     """End runs, or all runs of sweeps, ranks included."""
-    named, _ = _some(parser("cancel", cancel), argv)
+    options_of = parser("cancel", cancel)
+    options_of.add_argument("--give-up", action="store_true", help=_GIVE_UP_HELP)
+    named, options = _some(options_of, argv)
     for folder in named:
         if isinstance(folder, RunFolder):
-            print(f"{folder.id} {Run(folder).cancel().value}", flush=True)
+            state = Run(folder).cancel(give_up=options.give_up)
+            print(f"{folder.id} {state.value}", flush=True)
+        elif options.give_up:
+            raise ConfigError(f"--give-up: {folder.id} is a sweep", hint="Name runs of it.")
         else:
             from launcher.sweep.status import counts  # noqa: PLC0415
             from launcher.sweep.stop import stop  # noqa: PLC0415

@@ -41,6 +41,11 @@ class Open:
         )
         return next(told, {"state": "SUBMITTING"})
 
+    @property
+    def started(self) -> float | None:
+        """Return when the run began, in seconds since the epoch; None: it has not."""
+        return next((each["time"] for each in self.events if each["state"] == "RUNNING"), None)
+
     def told(self, name: str) -> Any:
         """Return what the latest event that has ``name`` says; None where none has."""
         return latest(self.events, name)

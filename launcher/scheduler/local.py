@@ -209,8 +209,7 @@ def _cancel(run: Open, commit: Callable[..., object]) -> bool:
         ) from error
     if claimed is None:
         return False
-    result = outcome.judge(run.folder, (), 0, RunState.CANCELLED.value)
-    outcome.conclude(run.folder, run.record, result, commit, started=None, insist=False)
+    outcome.cancelled(run.folder, run.record, commit)
     os.close(claimed)
     return True
 

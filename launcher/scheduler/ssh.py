@@ -169,8 +169,9 @@ class Ssh:
         except SubmitError as error:
             ended = side_by_side(lambda host: _end(run, hosts, host), others)
             if all(isinstance(each, SubmitError) for each in ended):
-                raise StateError(error.message, hint=error.hint or "Try again.") from error
-            _conclude(run, error.message)
+                raise _out_of_reach(run, error) from error
+            why = f"what its other hosts ran was ended; {error.message}"
+            outcome.cancelled(run.folder, run.record, record_outcome, started=run.started, why=why)
 
 
 def _begun(run: Open) -> Open:
@@ -178,7 +179,7 @@ def _begun(run: Open) -> Open:
     end = time.monotonic() + _HANDOVER_S
     if waits(run):
         for error in queue.withdraw([run]):
-            raise StateError(error.message, hint=error.hint or "Try again.") from error
+            raise _out_of_reach(run, error) from error
     while waits(run) and time.monotonic() < end:
         mirror.bring([run])
         run = read(run.folder)
@@ -190,17 +191,14 @@ def _begun(run: Open) -> Open:
     return run
 
 
+def _out_of_reach(run: Open, error: SubmitError) -> StateError:
+    hint = f"To have it end here only: launcher cancel --give-up {run.folder.id}"
+    return StateError(error.message, hint=f"{error.hint}\n  {hint}".lstrip())
+
+
 def _end(run: Open, hosts: Hosts, host: Host) -> int:
     count, _ = of_run(hosts, host).ask("end", run=run.folder.id, grace_s=run.record.grace_s)
     return int(count)
-
-
-def _conclude(run: Open, why: str) -> None:
-    """Write that a run was cancelled whose first host can no longer tell so itself."""
-    result = outcome.judge(run.folder, run.folder.ranks(), 0, RunState.CANCELLED.value)
-    result["reason"] = f"what its other hosts ran was ended; {why}"
-    begun = next((each["time"] for each in run.events if each["state"] == "RUNNING"), None)
-    outcome.conclude(run.folder, run.record, result, record_outcome, started=begun, insist=False)
 
 
 def _view(run: Open, seen: Seen | SubmitError) -> View:

@@ -191,10 +191,23 @@ def test_a_host_that_started_again(box: SshProject) -> None:
     run = started(box, *SINGLE, "compute.connect_timeout_s=1", script=FOREVER)
     box.hosts.hosta.kill()
     assert "hosta" in box.becomes(run, "RUNNING")["reason"]
+    refused = box.launch("cancel", run.name)
+    assert refused.returncode != 0
+    assert f"launcher cancel --give-up {run.name}" in refused.stderr
     box.hosts.hosta.start()
     told = box.becomes(run, "FAILED")
     assert "hosta" in told["reason"]
     assert outcome(run)["state"] == "FAILED"
+
+
+def test_a_host_that_is_gone_for_good(box: SshProject) -> None:
+    run = started(box, *SINGLE, "compute.connect_timeout_s=1", script=FOREVER)
+    box.hosts.hosta.kill()
+    done = box.launch("cancel", "--give-up", run.name)
+    assert done.stdout == f"{run.name} CANCELLED\n", done.stderr
+    told = box.status(run)
+    assert told["state"] == "CANCELLED"
+    assert told["reason"].startswith("given up, and what it may still run was not ended; hosta")
 
 
 @pytest.mark.parametrize("silent", [False, True])

@@ -118,10 +118,7 @@ class Queues:
             folder = self._run(run_id)
             claimed = claim(folder)
             if claimed is not None:
-                result = outcome.judge(folder, (), 0, RunState.CANCELLED.value)
-                outcome.conclude(
-                    folder, folder.record(), result, lambda *_: None, started=None, insist=False
-                )
+                outcome.cancelled(folder, folder.record(), lambda *_: None)
                 os.close(claimed)
                 done.append(run_id)
         return done
