@@ -42,24 +42,36 @@ class Result:
 
 
 def listed(folder: RunFolder) -> list[Result]:
-    """Return all that a run has; of one that goes on its hosts are asked, if they are reached."""
+    """Return all that a run has; its hosts are asked where that can be new, if they are reached."""
     run = read(folder)
     if run.record.hosts is None:
         return _made_here(folder)
     from launcher.ssh import results  # noqa: PLC0415 - most runs are here
 
-    final = RunState(run.last["state"]).final
-    return results.known(folder) if final else results.look(run)[0]
+    # Of one that was ended from here, for one whose host was away, nothing may be known yet.
+    known = results.known(folder) if RunState(run.last["state"]).final else []
+    return known or results.look(run)[0]
 
 
 def elsewhere(folder: RunFolder) -> list[tuple[str, int, int]]:
     """Return of each host how many files, and bytes, of a run only it has."""
     found: dict[str, tuple[int, int]] = {}
-    for each in listed(folder) if folder.record().hosts is not None else ():
+    for each in _known(folder):
         if not each.here:
             files, size = found.get(each.host, (0, 0))
             found[each.host] = files + 1, size + each.size
     return [(host, *extent) for host, extent in found.items()]
+
+
+def _known(folder: RunFolder) -> list[Result]:
+    """Return what is known of a run's hosts; those of one that goes on are asked."""
+    run = read(folder)
+    if run.record.hosts is None:
+        return []
+    from launcher.ssh import results  # noqa: PLC0415 - most runs are here
+
+    final = RunState(run.last["state"]).final
+    return results.known(folder) if final else results.look(run)[0]
 
 
 def fetch(folder: RunFolder, paths: Sequence[str], say: Callable[[str], object]) -> list[Result]:

@@ -35,7 +35,7 @@ _CONFIG = "ssh_config"  # the file by which hosts reach each other
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ssh:
-    """Hosts in rank order; a run's supervisor and mpirun are on its first one, pools on ours."""
+    """Hosts in rank order; pools are on the first, supervisor and mpirun on a run's first."""
 
     kind: ClassVar[str] = "ssh"
     setup: ClassVar[tuple[str, ...]] = ()

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from launcher.store import Folder
 
 
+OVER = "over"  # file of a run that has ended on another machine than its pool's
+
+
 def claim(folder: Folder) -> int | None:
     """Return the open file by which a run that waits is ours, to start or to cancel.
 

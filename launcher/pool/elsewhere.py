@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import process
 from launcher.hosts import POOL
 from launcher.job import WRITTEN
-from launcher.pool.claim import failed
+from launcher.pool.claim import OVER, failed
 from launcher.pool.place import LostError
 from launcher.processes import HEARTBEAT_S
 from launcher.shell import ShellExpr, shell_line
@@ -33,7 +33,7 @@ _ANSWER_S = 15.0
 _SOON_S, _LATER_S = 1.0, 15.0  # until a connection that was lost is tried again
 _SILENT_S = 90.0  # after which runs there are no longer waited for
 _HOLD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hold.py")
-_OWN = ("job", "heartbeat", "metrics.jsonl")  # files that a run writes, of no use to the next host
+_OWN = ("job", OVER, "heartbeat", "metrics.jsonl")  # files that are made as a run goes on
 _OPTIONS = {  # a host that is off is noticed in 15 s, and nobody is here to be asked
     "BatchMode": "yes",
     "ConnectTimeout": "10",

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from launcher.job import RunState
-from launcher.pool.claim import claim, failed, is_claimed
+from launcher.pool.claim import OVER, claim, failed, is_claimed
 from launcher.pool.place import Here, Host, LostError, Need, wakes, woken
 from launcher.processes import HEARTBEAT_S, this_process
 from launcher.store import RunFolder
@@ -124,7 +124,9 @@ class Pool:
         """Return whether a run has ended."""
         ended = [path for place in self.places for path in place.ended()]
         for path in ended:
-            self.running.pop(path, None)
+            if not isinstance(self.running.pop(path, None), Here):
+                with contextlib.suppress(OSError):  # who asks here sees no events of there
+                    open(os.path.join(path, OVER), "ab").close()
         return bool(ended)
 
     def _may_start(self, task: Task) -> bool:

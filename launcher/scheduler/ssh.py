@@ -98,12 +98,15 @@ class Prepared:
             self.say(f"launcher: {_waits_for(run)}")
 
     def undo(self) -> bool:
-        """Remove the run from its hosts; return whether it is certain that nothing runs there."""
+        """Remove the run; return whether it is certain that nothing of it runs anywhere.
+
+        Other hosts than the first have a folder of it only once its pool has started it.
+        """
         for channel in self.channels:
             channel.abort()
         answers = side_by_side(
             lambda host: of_run(self.hosts, host).ask("remove", run=self.folder.id)[0],
-            self.hosts.hosts if self.channels else (),
+            self.hosts.hosts[:1] if self.channels else (),
         )
         return not self.let_go or answers[0] is True
 
@@ -186,6 +189,10 @@ def _begun(run: Open) -> Open:
         if RunState(run.last["state"]).final:
             return run
         time.sleep(_POLL_S)
+    if not run.told("group"):
+        raise StateError(
+            f"run {run.folder.id} is being submitted", hint="Ctrl-C ends that; or wait for it."
+        )
     if RunState(run.last["state"]) is not RunState.RUNNING:
         raise StateError(f"run {run.folder.id}: its supervisor does not start", hint="Try again.")
     return run
@@ -212,16 +219,16 @@ def _view(run: Open, seen: Seen | SubmitError) -> View:
     queued = any(each["state"] == RunState.PENDING.value for each in run.events)
     if not (queued or seen.claimed):  # its submit is under way, or was killed
         return View(holds=alive(run.last, run.folder.file("heartbeat")), brought=True)
-    first = (*hosts_of(run), *all_hosts(run.record).hosts)[0].name
-    if waits(run):
+    pools, first = all_hosts(run.record).hosts[0].name, next(iter(hosts_of(run)), None)
+    if waits(run) or first is None:
         reason = (
-            f"the pool on {first} that was to start it is gone; the same command queues it again"
+            f"the pool on {pools} that was to start it is gone; the same command queues it again"
         )
         return View(holds=False, reason=reason, brought=True)
     if seen.restarted:
-        reason = f"{first} was started again while the run was on it"
+        reason = f"{first.name} was started again while the run was on it"
         return View(holds=False, state=RunState.FAILED, reason=reason, brought=True)
-    reason = f"its supervisor on {first} is gone and left no result"
+    reason = f"its supervisor on {first.name} is gone and left no result"
     return View(holds=False, state=RunState.LOST, reason=reason, brought=True)
 
 

@@ -123,7 +123,7 @@ def clear(ways: Sequence[Target], lefts: Sequence[Left]) -> tuple[Cleared, ...]:
 
 def _host(way: Target) -> Channel:
     channel = taught(way, *_MODULES)
-    channel.facts = channel.ask("hello", workdir=way.workdir, paths=[])[0]
+    channel.facts = channel.ask("hello", looks=True, workdir=way.workdir, paths=[])[0]
     return channel
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from launcher.errors import StoreError, SubmitError
+from launcher.errors import SubmitError
 from launcher.job import RunState
 from launcher.observe import index, read
 from launcher.outcome import record_told
@@ -23,7 +24,7 @@ from launcher.record import record_outcome
 from launcher.ssh import results
 from launcher.ssh.connection import side_by_side
 from launcher.ssh.ready import ready
-from launcher.ssh.where import asked_of, hosts_of, way
+from launcher.ssh.where import asked_of, hosts_of, waits, way
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,12 +40,11 @@ _WAITS_S = 600.0  # for a host that is away when a run has ended, unless it is w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What a host tells of a run: whether it is there, was begun, and is supervised.
+    """What a host tells of a run: whether it was begun, and is supervised.
 
     ``coming``: who is to start it lives.
     """
 
-    there: bool
     claimed: bool
     alive: bool
     restarted: bool  # the host itself, since then
@@ -119,7 +119,7 @@ def _seen(run: Open, told: Mapping[Target, _Told | SubmitError]) -> Seen | Submi
     known = [each[0] for each in answers if not isinstance(each, SubmitError)]
     alive, coming = any(each.alive for each in known), any(each.coming for each in known)
     error = next((each for each in answers if isinstance(each, SubmitError)), None)
-    if error is not None and not (alive or coming):
+    if error is not None and not (alive or (coming and waits(run))):
         return error
     restarted = any(each.restarted for each in known)  # the pool's host knows nothing of that
     return replace(known[0], alive=alive, coming=coming, restarted=restarted)
@@ -201,25 +201,27 @@ def _write(folder: RunFolder, path: str, offset: int, data: bytes, changed: int)
 
 def _write_events(run: Open, pieces: Sequence[tuple[int, bytes]]) -> Open:
     """Write what the run's events have become; before its end is told, all else is brought."""
-    new = _read(pieces)
+    offset, text = (pieces[0][0] if pieces else 0), b"".join(data for _, data in pieces)
+    text = text[: text.rfind(b"\n") + 1]  # a line that is being written comes whole the next time
+    new = _read(text)
     if new:
         run = replace(run, events=[*read(run.folder).events, *new])
     final = bool(new) and RunState(new[-1]["state"]).final
     if final:
         _finish(run)
         _commit(run)
-    for offset, data in pieces:
-        _write(run.folder, _EVENTS, offset, data, 0)
+    if text:
+        _write(run.folder, _EVENTS, offset, text, 0)
     if final:
         with contextlib.suppress(Exception):  # without its line in the index, a list is slower
             index(run.folder)
     return run
 
 
-def _read(pieces: Sequence[tuple[int, bytes]]) -> list[dict[str, Any]]:
-    """Return the whole events of these lines."""
+def _read(text: bytes) -> list[dict[str, Any]]:
+    """Return the events of these lines."""
     found = []
-    for line in b"".join(data for _, data in pieces).split(b"\n")[:-1]:
+    for line in text.splitlines():
         with contextlib.suppress(ValueError):
             found.append(json.loads(line))
     return [each for each in found if "state" in each]
@@ -234,10 +236,11 @@ def _finish(run: Open) -> None:
     logs = side_by_side(lambda host: _bring(way(run, host), [run]), hosts)
     pairs = zip(hosts, logs, strict=True)
     away = {host.name: each for host, each in pairs if isinstance(each, SubmitError)}
-    found, unasked = results.look(run)
-    outputs = [each for each in found if each.path.startswith("outputs/")]
-    with contextlib.suppress(StoreError):  # there is no room: `launcher show` names what is left
-        away |= unasked | results.bring(run, outputs, lambda _: None)
+    with contextlib.suppress(OSError):  # there is no room: `launcher show` names what is left
+        found, unasked = results.look(run)
+        away |= unasked
+        outputs = [each for each in found if each.path.startswith("outputs/")]
+        away |= results.bring(run, outputs, lambda _: None)
     for host in hosts:
         error = away.get(host.name)
         if error is not None and error.transient and _comes_back(run.last, host):
@@ -246,7 +249,8 @@ def _finish(run: Open) -> None:
 
 def _comes_back(end: dict[str, Any], host: Host) -> bool:
     """Return whether to wait for a host that is away when a run has ended."""
-    named = any(name in end.get("reason", "") for name in (host.name, host.hostname))
+    words = re.split(r"[^\w.@:-]+", end.get("reason", ""))
+    named = any(each.rstrip(".:") in (host.name, host.hostname) for each in words)
     return not named and time.time() < end["time"] + _WAITS_S
 
 

@@ -6,7 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from launcher.errors import SubmitError
+from launcher.errors import StoreError, SubmitError
 from launcher.snapshot import Snapshot
 from launcher.ssh.connection import everywhere, side_by_side
 from launcher.ssh.ready import check_ways, of_run, try_ways
@@ -37,7 +37,7 @@ def queue(group: GroupFolder, plan: GroupPlan, env: Mapping[str, str]) -> None:
     tree = code(_source(record))
     files = {file.path: (_encoded(file.text), file.mode) for file in plan.files}
     told = json.loads(files["group.json"][0])
-    firsts = may_be_first(hosts, max(each["nodes"] for each in told["needs"]))
+    firsts = may_be_first(hosts, *(each["nodes"] for each in told["needs"]))
 
     def one(host: Host) -> None:
         if host in firsts:
@@ -56,9 +56,12 @@ def queue(group: GroupFolder, plan: GroupPlan, env: Mapping[str, str]) -> None:
     first.ask("go", group=_name(group))
 
 
-def may_be_first(hosts: Hosts, nodes: int) -> tuple[Host, ...]:
-    """Return the hosts that have to reach others by ssh: the pool's, and where mpirun may start."""
-    chosen = 1 < nodes < len(hosts.hosts)  # by the pool, which has a choice
+def may_be_first(hosts: Hosts, *nodes: int) -> tuple[Host, ...]:
+    """Return the hosts that have to reach others by ssh: the pool's, and where mpirun may start.
+
+    ``nodes``: of each run.
+    """
+    chosen = any(1 < each < len(hosts.hosts) for each in nodes)  # by the pool, which has a choice
     return hosts.hosts if chosen else hosts.hosts[:1]
 
 
@@ -70,7 +73,10 @@ def start(first: Channel, name: str, argv: Sequence[str], given: Mapping[str, st
 
 def settle(group: GroupFolder) -> bool:
     """Return whether a group has its pool; if not it never will, and nothing of it is there."""
-    hosts = all_hosts(group.run(0).record())
+    try:
+        hosts = all_hosts(group.run(0).record())
+    except StoreError:  # who was killed while it took all away had asked before
+        return False
     return bool(of_run(hosts, hosts.hosts[0]).ask("settle", group=_name(group))[0])
 
 

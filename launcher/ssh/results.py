@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import StoreError, SubmitError
@@ -146,6 +147,8 @@ class _Way:
     brought: int = 0
     total: int = 0
     said: float = 0.0
+    wrong: SubmitError | None = None  # with a file that could not be kept here
+    unkept: set[str] = field(default_factory=set)  # such files
 
     def go(self) -> None:
         """Bring them; raise SubmitError."""
@@ -155,6 +158,8 @@ class _Way:
             others = self._take(channel)
             self.lacks = self._now(channel, others) if others else []
             if not self.lacks:
+                if self.wrong:
+                    raise self.wrong
                 self.say(f"launcher: {self.to.name}: {bytes_text(self.brought)} brought")
                 return
         raise SubmitError(
@@ -174,7 +179,7 @@ class _Way:
     def _take(self, channel: Channel) -> list[Result]:
         """Bring what is lacking; return the files that are others by now."""
         left, others = self.lacks, []
-        while left:
+        while left := [each for each in left if not (each.here or each.path in self.unkept)]:
             batch = left[:_BATCH]
             files = [(each.path, each.size, each.changed, self._have(each)) for each in batch]
             lengths, body = channel.ask("take", run=self.run, files=files)
@@ -182,7 +187,7 @@ class _Way:
             for each, (*_, offset), length in zip(batch, files, lengths, strict=False):
                 if length < 0:
                     others.append(each)
-                elif not self._keep(each, offset, body[at : at + length]):
+                elif not self._kept(each, offset, body[at : at + length]):
                     break
                 at += max(length, 0)
                 done += 1
@@ -203,21 +208,32 @@ class _Way:
     def _keep(self, result: Result, offset: int, data: bytes) -> bool:
         """Keep the next bytes of a file; return whether it is whole, and where it belongs.
 
-        At their offset: two that bring the same file write the same bytes.
+        Two may bring the same file: False, too, when the part is no longer what it was.
         """
         part = self._part(result)
-        file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644), "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_size < offset or not _is_at(file.fileno(), part):
+                return False
             whole = offset + len(data) == result.size
             while data:
-                count = os.pwrite(file, data, offset)
+                count = os.pwrite(file.fileno(), data, offset)
                 data, offset = data[count:], offset + count
-        finally:
-            os.close(file)
-        if whole:
-            os.utime(part, ns=(result.changed, result.changed))
-            _move(part, result.place)
-        return whole
+            if whole:
+                os.utime(file.fileno(), ns=(result.changed, result.changed))
+                _move(part, result.place)
+            return whole
+
+    def _kept(self, result: Result, offset: int, data: bytes) -> bool:
+        """Return whether a file is done with: it is whole, or has no place here."""
+        try:
+            return self._keep(result, offset, data)
+        except OSError as error:
+            self.wrong = SubmitError(f"{self.to.name}: {result.path} cannot be kept here: {error}")
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise self.wrong from error
+            self.unkept.add(result.path)
+            return True
 
     def _count(self, size: int) -> None:
         self.brought += size
@@ -227,13 +243,17 @@ class _Way:
             self.say(f"launcher: {self.to.name}: {brought} of {total} brought")
 
 
+def _is_at(file: int, path: str) -> bool:
+    """Return whether an open file is still the one of that name."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    return False
+
+
 def _move(part: str, place: str) -> None:
     os.makedirs(os.path.dirname(place), exist_ok=True)
     try:
         os.replace(part, place)
-    except FileNotFoundError:
-        if not os.path.exists(place):  # another one was quicker
-            raise
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise

@@ -1,4 +1,4 @@
-"""What an agent can do for the runs of a sweep on the first of its hosts: its pool's, until then.
+"""What an agent can do for runs that wait on the first of their hosts: their pool's, until then.
 
 Why whoever queues a group is asked twice whether it has: a submit may be killed at any moment, and
 what it had asked for may still come through. So a pool claims its group before it begins, as it
@@ -18,7 +18,7 @@ from launcher import outcome, process
 from launcher.errors import LaunchError
 from launcher.hosts import POOL
 from launcher.job import WRITTEN, RunState
-from launcher.pool.claim import claim, is_claimed, is_on_its_way
+from launcher.pool.claim import OVER, claim, is_claimed, is_on_its_way
 from launcher.pool.claim import has_begun as launched
 from launcher.processes import alive
 from launcher.ssh.agent.objects import Objects
@@ -61,6 +61,8 @@ class Queues:
             for run_id, files in head["runs"].items():
                 own, at = _texts(files, body, at)
                 folder = self._run(run_id)
+                if is_claimed(folder):
+                    continue  # it was cancelled meanwhile
                 for name in WRITTEN:
                     os.makedirs(folder.file(name), exist_ok=True)
                 _write(folder.path, [*common, *own])
@@ -154,8 +156,10 @@ class Pools:
         """Return whether who is to start a run lives: its pool, or who has just claimed it."""
         if not name or launched(folder):
             return False
-        if is_claimed(folder):  # and maybe started on another host, which tells then
-            return is_on_its_way(folder) or _is_young(folder.file("job"))
+        if is_on_its_way(folder):
+            return True
+        if os.path.exists(folder.file(OVER)):
+            return False
         if name not in self._live:
             of = group(self._workdir, name)
             told = [each for each in of.events() if each["state"] == RunState.PENDING.value]

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from launcher import process
+from launcher.errors import LaunchError
 from launcher.processes import alive, marked
 from launcher.ssh.agent import environments, groups, results, shelf
 from launcher.store import RunFolder, write_atomically
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from launcher.ssh.agent.serve import Agent
 
 _MOST = 4 << 20  # bytes of a run that one answer brings
+_KILLED_S = 10.0  # for which processes may outlive a SIGKILL
 _ENDING_S = 0.05  # between two looks at processes that are ending
 _PIECE = tuple[str, int, int, int]  # path, offset, size, time of change in ns
 
@@ -87,7 +89,6 @@ class Runs:
 
     def _state(self, folder: RunFolder) -> dict[str, bool]:
         return {
-            "there": os.path.isdir(folder.path),
             "claimed": os.path.exists(folder.file("job")),
             "alive": _supervisor(folder) is not None,
             "restarted": _has_restarted(folder),
@@ -106,13 +107,19 @@ class Runs:
         return any(each.get("alone") for each in ranks) and not marked(head["run"])
 
     def end(self, head: dict[str, Any], _: bytes) -> int:
-        """End what is left of a run here, the ranks after their grace; return how many it was."""
+        """End what is left of a run here, the ranks after their grace; return how many it was.
+
+        LaunchError: the kernel does not let some go, which wait for a disk or a device.
+        """
         first = marked(head["run"])
         _signal(first, signal.SIGTERM)
         end = time.monotonic() + head["grace_s"]
         while (left := marked(head["run"])) and time.monotonic() < end:
             time.sleep(_ENDING_S)
+        end = time.monotonic() + _KILLED_S
         while left := marked(head["run"]):
+            if time.monotonic() > end:
+                raise LaunchError(f"processes that SIGKILL does not end: {left}")
             _signal(left, signal.SIGKILL)
             time.sleep(_ENDING_S)
         return len(first)

@@ -1,7 +1,7 @@
 """The other end of a connection: answers requests on its standard input, on a host.
 
 Standard library only: it is sent over the connection itself and runs from memory, before anything
-of ours is on the host. Once the launcher's own code is there, ``there`` adds the rest.
+of ours is on the host. Once the launcher's own code is there, ``runs`` adds the rest.
 
 A message is a line of JSON, whose ``size`` says how many bytes follow it. Of each request's
 answers the last has ``ok``, or ``error``; those before it tell how it goes.
