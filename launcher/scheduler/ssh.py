@@ -85,16 +85,19 @@ class Prepared:
         queue.lay(first, [self.folder], {}, only=("run.json", _EVENTS, f"{POOL}/group.json"))
         self.let_go = True
         first.ask("go", group=self._group)
-        end = time.monotonic() + _START_S
-        with contextlib.suppress(SubmitError):  # it begins, whether we come to see it or not
-            while waits(run := read(self.folder)) and time.monotonic() < end:
-                mirror.bring([run])
-                time.sleep(_SOON_S)
 
     def report(self) -> None:
-        """Say what it waits for, where it does."""
-        run = read(self.folder)
-        if waits(run):
+        """Look for its start, and say what it waits for, where it does."""
+        end = time.monotonic() + _START_S
+        try:
+            with contextlib.suppress(SubmitError):  # it begins, whether we come to see it or not
+                while waits(run := read(self.folder)) and time.monotonic() < end:
+                    mirror.bring([run])
+                    time.sleep(_SOON_S)
+        except KeyboardInterrupt:
+            self.say(f"launcher: run {self.folder.id} goes on without us")
+            raise
+        if waits(run := read(self.folder)):
             self.say(f"launcher: {_waits_for(run)}")
 
     def undo(self) -> bool:

@@ -55,9 +55,7 @@ def ended(pool: SshProject, sweep_id: str) -> dict[str, str]:
     """Return the state of each run of a sweep, by id, once all have ended."""
     done = pool.launch("wait", sweep_id)
     assert done.returncode in (0, 1, 130), done.stderr
-    states = {run.name: state(run) for run in pool.runs}
-    assert {*states.values()} <= FINAL, f"{states}\n{done.stdout}\n{done.stderr}"
-    return states
+    return {run.name: state(run) for run in pool.runs}
 
 
 def told(pool: SshProject) -> list[dict[str, Any]]:
