@@ -76,6 +76,8 @@ def ready(box: SshProject, *words: str) -> Path:
     run = box.submit(*words)
     hosts = box.hosts.all[: 2 if "nodes=2" in words else 1]
     until(lambda: all("ready" in box.said(run, 2 * n, host) for n, host in enumerate(hosts)))
+    ranks = 4 if len(hosts) > 1 else 1  # of all of which the supervisor has heard
+    until(lambda: len(list((box.there(run) / "ranks").glob("?.json"))) == ranks)
     return run
 
 
