@@ -94,6 +94,7 @@ class Queues:
         while not has_begun(folder) and started.poll() is None:
             time.sleep(_POLL_S)
         if not has_begun(folder):
+            _check_room(folder)  # on a full disk it could not even say so
             raise LaunchError(f"the pool ended at once: {last_lines(folder.file('pool.log'))}")
         return True
 
@@ -173,6 +174,17 @@ def _is_young(path: str) -> bool:
     with contextlib.suppress(OSError):
         return time.time() - os.stat(path).st_mtime < _HANDOVER_S
     return False
+
+
+def _check_room(folder: GroupFolder) -> None:
+    """Raise OSError when nothing can be written there."""
+    path = folder.file("room")
+    try:
+        with open(path, "wb") as file:
+            file.write(bytes(1 << 16))
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _texts(
