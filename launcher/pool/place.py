@@ -226,7 +226,7 @@ class Here:
         for path in over:
             running, folder = self.running.pop(path), RunFolder(path)
             if running is not None and not has_begun(folder):
-                log = last_lines(folder.file("logs", "launch.log"))
+                log = "\n".join(last_lines(folder.file("logs", "launch.log")))
                 failed(folder, running.returncode, f"the supervisor ended at once: {log}")
         return over
 

@@ -58,7 +58,7 @@ class Started:
             time.sleep(0.002)
         if len(self.folder.events()) == known:
             raise SubmitError(
-                f"{self._what()} ended at once: {last_lines(self.log)}",
+                f"{self._what()} ended at once: " + "\n".join(last_lines(self.log)),
                 exit_status=started.returncode,
             )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from tests.cluster.disks import Disk
 
 HERE = "here"  # this machine, as a place that the user comes from
+PASSES_S = 5.0  # in which a cable that was plugged in passes something
 SSHD = "mkdir -p /run/sshd && exec /usr/sbin/sshd -D -e"  # sshd wants its whole path
 LISTENS = ":{port:04X} 00000000:0000 0A"  # Source: proc_net_tcp.txt of the kernel
 
@@ -114,7 +117,14 @@ class SshHost(Host):
         ip("link", "set", self.cable, "down")
 
     def plug(self) -> None:
+        """Plug it in again; the kernel takes up to a second until anything passes."""
         ip("link", "set", self.cable, "up")
+        end = time.monotonic() + PASSES_S
+        while time.monotonic() < end:
+            with suppress(OSError):
+                with suppress(ConnectionRefusedError):  # which has come from there
+                    socket.create_connection((self.address, 22), timeout=0.1).close()
+                return
 
     def cut_off(self, address: str) -> None:
         """Have what it sends to an address get lost; what comes from there arrives."""
@@ -183,9 +193,9 @@ class SshHost(Host):
             self.kill()
         if not self.pid:
             self.start()
-        self.plug()
         for address in [*self.lost]:
             self.let_through(address)
+        self.plug()
         if not self.sshd:
             self.start_sshd()
         self.old_host_key()

@@ -9,6 +9,7 @@ but for pip: see proxy.py. What can be broken, and how it is mended: see ssh_hos
 from __future__ import annotations
 
 import socket
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 from tests.cluster import sshd
@@ -18,7 +19,6 @@ from tests.cluster.ssh_host import ABSENT, HERE, ON_DISK, SshHost, on_disk
 from tests.cluster.user import USER, lay
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterable
     from pathlib import Path
 
@@ -73,6 +73,8 @@ class SshHosts(Site):
         """Have all as it was at first but for what lies on disks, and nothing run."""
         for host in self.all:
             host.mend()
+        for host in self.all:  # who has looked for one that was away looks again in a second only
+            subprocess.run(host.inside(("ip", "neigh", "flush", "all")), check=True)
 
     # -- up and down -------------------------------------------------------------------------
 

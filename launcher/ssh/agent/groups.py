@@ -95,7 +95,8 @@ class Queues:
             time.sleep(_POLL_S)
         if not has_begun(folder):
             _check_room(folder)  # on a full disk it could not even say so
-            raise LaunchError(f"the pool ended at once: {last_lines(folder.file('pool.log'))}")
+            said = "\n".join(last_lines(folder.file("pool.log")))
+            raise LaunchError(f"the pool ended at once: {said or 'it left no word'}")
         return True
 
     def settle(self, head: dict[str, Any], _: bytes) -> bool:
