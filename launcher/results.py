@@ -49,8 +49,7 @@ def listed(folder: RunFolder) -> list[Result]:
     from launcher.ssh import results  # noqa: PLC0415 - most runs are here
 
     # Of one that was ended from here, for one whose host was away, nothing may be known yet.
-    known = results.known(folder) if RunState(run.last["state"]).final else []
-    return known or results.look(run)[0]
+    return _known(folder) or results.look(run)[0]
 
 
 def elsewhere(folder: RunFolder) -> list[tuple[str, int, int]]:

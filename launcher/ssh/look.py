@@ -25,6 +25,7 @@ from launcher.ssh.connection import (
     side_by_side,
 )
 from launcher.ssh.ready import ready
+from launcher.ssh.verdict import ROOM_MB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from launcher.job import JobSpec
     from launcher.snapshot import Snapshot
     from launcher.ssh.channel import Channel
-
-_ROOM_MB = 256  # without which nothing is begun on a host
 
 
 def facts(job: JobSpec, source: Place | Snapshot, *, pool: bool) -> Facts:
@@ -156,7 +155,7 @@ def check(job: JobSpec, channels: Sequence[Channel]) -> None:
                     hint="It is used where it lies, on each host; "
                     f"data.{name}.upload=true sends what is here.",
                 )
-        if known["free_mb"] < _ROOM_MB:
+        if known["free_mb"] < ROOM_MB:
             raise PlanError(
                 f"{channel.name}: {known['workdir']} has {known['free_mb']} MB of room left",
                 hint="compute.workdir=/path names a folder on a larger disk.",

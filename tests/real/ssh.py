@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.cluster.host import ENVIRONMENT
+from tests.cluster.user import give
 from tests.real.conftest import events, log, until
 from tests.real.slurm import GivenProject
 from tests.real.slurm_install import LASTING, pip_variables
@@ -127,6 +129,14 @@ class SshProject(GivenProject):
         with contextlib.suppress(AssertionError):
             until(lambda: not self.running(), 5)
         return self.running()
+
+
+def write_much(box: SshProject) -> None:
+    """Write a script beside 40 files of 4 MB, whose sizes it adds up."""
+    box.write("train.py", "import os\nprint(sum(os.path.getsize(f'{n}') for n in range(40)))\n")
+    for number in range(40):
+        (box.path / str(number)).write_bytes(os.urandom(1024) * (4 << 10))
+    give(box.path)
 
 
 def outcome(run: Path) -> dict[str, Any]:

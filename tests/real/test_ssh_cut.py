@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
 import subprocess
 import tarfile
@@ -17,7 +16,7 @@ from tests.cluster.user import USER, give
 from tests.real.conftest import log, state, until
 from tests.real.slurm import WAITS
 from tests.real.slurm_install import small_wheel
-from tests.real.ssh import SINGLE, TWO_HOSTS
+from tests.real.ssh import SINGLE, TWO_HOSTS, write_much
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,10 +160,7 @@ def test_a_short_cut_costs_a_build_nothing(box: SshProject) -> None:
 
 
 def test_sshd_starts_again_while_code_travels(box: SshProject) -> None:
-    box.write("train.py", "import os\nprint(sum(os.path.getsize(f'{n}') for n in range(40)))\n")
-    for number in range(40):
-        (box.path / str(number)).write_bytes(os.urandom(1024) * (4 << 10))
-    give(box.path)
+    write_much(box)
     box.launch("plan", *SINGLE)
     host = box.hosts.hosta
     objects = host.user_home / ".launcher" / "objects"

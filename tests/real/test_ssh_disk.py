@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cluster.user import give
 from tests.real.conftest import log, until
 from tests.real.slurm import WAITS
 from tests.real.slurm_install import small_wheel
-from tests.real.ssh import SINGLE, TWO_HOSTS, outcome
+from tests.real.ssh import SINGLE, TWO_HOSTS, outcome, write_much
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,10 +54,7 @@ def test_a_host_that_never_had_room(box: SshProject) -> None:
 
 
 def test_code_that_finds_no_room(box: SshProject) -> None:
-    box.write("train.py", "import os\nprint(sum(os.path.getsize(f'{n}') for n in range(40)))\n")
-    for number in range(40):
-        (box.path / str(number)).write_bytes(os.urandom(1024) * (4 << 10))
-    give(box.path)
+    write_much(box)
     box.launch("plan", *TWO_HOSTS)
     host = box.hosts.hostb
     objects = host.user_home / ".launcher" / "objects"
