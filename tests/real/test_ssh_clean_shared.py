@@ -181,8 +181,7 @@ def cleaned(channel, request, *words, **how):
 
 Channel.ask = cleaned
 launched = getattr(launcher, kind)(config, *words)
-Channel.ask = ask
-launched.wait(60)
+print(launched.id)
 print(*asked)
 print(*gone)
 """
@@ -201,19 +200,23 @@ def test_a_clean_between_any_two_requests_of_a_submit(blank: SshProject, kind: s
     for host in box.hosts.all[:2]:
         grow_old(box, host)
     noise(box.path / "sets" / "00", 20_000)
-    box.write("other.py", "")
+    box.write("train.py", WAITS + SHOW)  # what has ended is removed, too
     box.write("between.py", BETWEEN)
     words += ["script_params.lr=1,2"] if kind == "submit_sweep" else []
     argv = ("python", "between.py", kind, box.config, *words)
     done = box.hosts.run(argv, cwd=box.path, env=box.env, timeout_s=300)
     assert done.returncode == 0, done.stderr
-    asked, gone = (line.split() for line in done.stdout.splitlines())
+    launched, *told = done.stdout.splitlines()
+    asked, gone = (line.split() for line in told)
     assert {"trees", "data_known", "data_lacks", "data_make", "pool", "go"} <= {*asked}
     assert {*(f"runs/{run.name}" for run in known), "objects"} <= {*gone}
     for what in ("data/", "cache/envs/"):
         assert sum(each.startswith(what) for each in gone) == 2
-    told = "".join(f"{number:02} 20000\n" for number in range(20))
-    assert {log(run) for run in box.runs if run not in known} == {told}
+    for host in box.hosts.all[:2]:
+        (host.user_home / "open").touch()
+    assert box.launch("wait", launched).returncode == 0
+    said = "ready\n" + "".join(f"{number:02} 20000\n" for number in range(20))
+    assert {log(run) for run in box.runs if run not in known} == {said}
 
 
 def test_what_a_submit_was_about_to_use_is_gone(blank: SshProject) -> None:
