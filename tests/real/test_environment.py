@@ -290,12 +290,3 @@ def test_horovod_finds_the_mpi_of_its_own_environment(full: Prefix) -> None:
     ask = "import torch, horovod.torch; print(open('/proc/self/maps').read())"
     loaded = {line.split()[-1] for line in said_by(full.python, ask).splitlines()}
     assert f"{full.path}/lib/libmpi.so.40" in loaded
-
-
-def test_the_full_environment_is_found_in_a_moment(full: Prefix) -> None:
-    seconds = []
-    for _ in range(20):
-        started = time.perf_counter()
-        assert locate(Environment(provision="venv"), horovod=True).ready
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.01

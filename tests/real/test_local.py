@@ -82,7 +82,7 @@ def test_how_a_script_fails(
     )
     before = time.monotonic()
     done = project.launch("entry_script=train.py", *options)
-    assert time.monotonic() - before < 60
+    assert time.monotonic() - before < 100  # the others sleep for 120 s
     assert done.returncode == 1
     last = events(project.run)[-1]
     assert last["state"] == "FAILED"

@@ -198,10 +198,8 @@ def test_torch_distributed_across_nodes(user: UserProject, horovod_python: str) 
 @pytest.mark.usefixtures("horovod_python")
 def test_ranks_that_do_not_see_each_other_are_stopped(user: UserProject) -> None:
     user.write("train.py", "print('epoch 0')\n")
-    before = time.monotonic()
     words = ("entry_script=train.py", "compute.launch=srun", "compute.mpi=none", "wait=true")
     done = user.launch(*HOROVOD, *words)
-    assert time.monotonic() - before < 30
     assert done.returncode == 1
     last = events(user.run)[-1]
     assert (last["state"], last["exit_status"]) == ("FAILED", 86), user.everything(user.run)
@@ -220,7 +218,7 @@ def test_when_one_rank_fails_all_end(user: UserProject, by: str) -> None:
     before = time.monotonic()
     words = ("nodes=2", "procs_per_node=2", f"compute.launch={by}", "wait=true")
     done = user.launch(*RANKS, *words)
-    assert time.monotonic() - before < 40
+    assert time.monotonic() - before < 100  # the others sleep for 120 s
     assert done.returncode == 1
     last = events(user.run)[-1]
     assert (last["state"], last["exit_status"]) == ("FAILED", 1)

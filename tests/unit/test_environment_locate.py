@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -333,14 +332,10 @@ def test_an_environment_whose_interpreter_went_is_not_there() -> None:
     assert not locate(BARE, horovod=False).ready
 
 
-def test_a_ready_environment_is_found_in_a_moment() -> None:
+def test_a_ready_environment_is_found_by_files_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     made(BARE)
-    seconds = []
-    for _ in range(20):
-        started = time.perf_counter()
-        assert locate(BARE, horovod=False).ready
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.01
+    monkeypatch.setattr("subprocess.Popen", pytest.fail)
+    assert locate(BARE, horovod=False).ready
 
 
 def test_environments_are_listed_and_removed(cache: Path) -> None:
@@ -392,15 +387,17 @@ def test_a_child_keeps_the_lock_of_a_builder_that_is_gone(tmp_path: Path) -> Non
     assert not is_locked(str(log))
 
 
-def test_the_lock_of_the_current_one_is_kept_until_something_is_installed(python: Python) -> None:
+def test_the_lock_of_the_current_one_is_kept_until_something_is_installed(
+    python: Python, monkeypatch: pytest.MonkeyPatch
+) -> None:
     python.install("torch-2.13.0+cpu")
     environment = Environment(python=python.path, provision="current")
     prefix = locate(environment, horovod=False)
     text = lock_text(prefix)
     assert json.loads(text)["packages"] == ["torch==2.13.0+cpu"]
-    started = time.perf_counter()
-    assert lock_text(prefix) == text
-    assert time.perf_counter() - started < 0.05
+    with monkeypatch.context() as patch:
+        patch.setattr("subprocess.Popen", pytest.fail)  # Python takes seconds on a slow disk
+        assert lock_text(prefix) == text
     python.install("six-1.16.0")
     assert json.loads(lock_text(prefix))["packages"] == ["six==1.16.0", "torch==2.13.0+cpu"]
 

@@ -17,7 +17,6 @@ import resource
 import socket
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -402,11 +401,9 @@ def test_a_fault_tells_more_when_it_was_asked_to(tmp_path: Path) -> None:
     assert found.override == ""
 
 
-def test_lines_without_an_end_cost_no_time() -> None:
-    lines = ("stalled " * 6000, "nccl" * 9000, "a " * 50000)
-    began = time.monotonic()
+def test_lines_without_an_end_come_to_an_end() -> None:
+    lines = ("stalled " * 60000, "nccl" * 90000, "a " * 500000)  # hours, if a search went back
     found = explained(failed=rank(3), last_lines=lines, launch_lines=lines)
-    assert time.monotonic() - began < 0.5
     assert len(found.sentence) < 500
 
 

@@ -238,13 +238,10 @@ def test_two_clusters_have_an_answer_each(asked: Path, monkeypatch: pytest.Monke
     assert calls(asked).count("squeue") == 2
 
 
-def test_five_thousand_jobs_take_well_under_a_second(
-    asked: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_five_thousand_jobs_are_one_question(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = "{}|RUNNING|0|0|1795421849|None|node1|train-261123-051048-abcd|\n"
     (asked.parent / "many").write_text("".join(line.format(each) for each in range(5000)))
     programs(asked, monkeypatch, squeue=f"cat '{asked.parent}/many'")
-    begun = time.monotonic()
     assert len(queue.look({str(each): 0.0 for each in range(200)})) == 200
-    assert time.monotonic() - begun < 0.5
+    assert calls(asked).count("squeue") == 1
     assert os.path.getsize(asked) < 1000
