@@ -36,6 +36,24 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _lane(item: pytest.Item) -> str:
+    """Return the name of what has to run in one process: it shares a cluster, or the cores here."""
+    fixtures: list[str] = getattr(item, "fixturenames", [])
+    if "slurm_cluster" in fixtures:
+        return f"slurm-{item.callspec.params['slurm_cluster']}"  # type: ignore[attr-defined]
+    if "ssh_hosts" in fixtures:
+        return str(item.path)
+    shared = {"cluster": "clusters", "packaging": "here", "real": "here"}
+    return shared.get(item.path.parent.name, str(item.path))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist itself looks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tell pytest-xdist, where it runs the tests in several processes, what stays together."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_lane(item)))
+
+
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
     """Compare text with a golden file to the byte; a missing file fails."""

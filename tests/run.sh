@@ -7,4 +7,8 @@ EXTRAS='[test]'
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-exec .venv/bin/python -m pytest "$@"
+# Horovod takes minutes to build, once a machine: in the cache of environments, which lasts.
+(cd examples/digits && ../../.venv/bin/python -m launcher env build dist=mpi procs_per_node=2 \
+  'environment.pip_packages=[scikit-learn]')
+# Most tests wait for Slurm or for ssh most of the time: three at once, on two cores.
+exec .venv/bin/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder "$@"

@@ -109,10 +109,12 @@ def _fill(venv: Path, names: Sequence[str]) -> None:
 
 def share_wheels() -> None:
     """Let the user have the Horovod that root's tests built: what it depends on names it."""
-    for each in Path("~/.cache/launcher/wheels").expanduser().glob("*/wheel.json"):
-        target = owned(LASTING / "cache" / "wheels", USER) / each.parent.name
-        if not target.exists():
-            give(Path(shutil.copytree(each.parent, target)))
+    wheels = owned(LASTING / "cache" / "wheels", USER)
+    with _locked(LASTING / "venvs" / "lock"):
+        for each in Path("~/.cache/launcher/wheels").expanduser().glob("*/wheel.json"):
+            target = wheels / each.parent.name
+            if not target.exists():
+                give(Path(shutil.copytree(each.parent, target)))
 
 
 def small_wheel(folder: Path, name: str) -> None:
