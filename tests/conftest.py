@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,9 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from xdist.remote import Producer
 
 
 # A cluster, or the ssh hosts, are up once for all files that use them.
@@ -36,22 +40,23 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _lane(item: pytest.Item) -> str:
-    """Return the name of what has to run in one process: it shares a cluster, or the cores here."""
-    fixtures: list[str] = getattr(item, "fixturenames", [])
-    if "slurm_cluster" in fixtures:
-        return f"slurm-{item.callspec.params['slurm_cluster']}"  # type: ignore[attr-defined]
-    if "ssh_hosts" in fixtures:
-        return str(item.path)
-    shared = {"cluster": "clusters", "packaging": "here", "real": "here"}
-    return shared.get(item.path.parent.name, str(item.path))
+class Lanes(LoadScopeScheduling):
+    """Where tests run in several processes: what shares a cluster, or the cores here, is in one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        slurm = re.search(r"\[(none|dbd)\b", nodeid)  # the parameter of `slurm_cluster`
+        if slurm:
+            return slurm[1]
+        path = nodeid.partition("::")[0]
+        if path.startswith(("tests/real/test_ssh_", "tests/real/test_leases.py")):
+            return path
+        shared = {"tests/cluster": "clusters", "tests/packaging": "here", "tests/real": "here"}
+        return shared.get(path.rpartition("/")[0], path)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist itself looks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tell pytest-xdist, where it runs the tests in several processes, what stays together."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_lane(item)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Lanes:
+    return Lanes(config, log)
 
 
 @pytest.fixture

@@ -11,4 +11,4 @@ EXTRAS='[test]'
 (cd examples/digits && ../../.venv/bin/python -m launcher env build dist=mpi procs_per_node=2 \
   'environment.pip_packages=[scikit-learn]')
 # Most tests wait for Slurm or for ssh most of the time: three at once, on two cores.
-exec .venv/bin/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder "$@"
+exec .venv/bin/python -m pytest -n 3 --no-loadscope-reorder "$@"
