@@ -18,16 +18,17 @@ if TYPE_CHECKING:
     from launcher.store import Folder
 
 
+JOB = "job"
 OVER = "over"  # file of a run that has ended on another machine than its pool's
 
 
-def claim(folder: Folder) -> int | None:
+def claim(folder: Folder, name: str = JOB) -> int | None:
     """Return the open file by which a run that waits is ours, to start or to cancel.
 
     None: another was first, or the run was removed. PermissionError when it is another user's.
     """
     try:
-        file = os.open(folder.file("job"), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        file = os.open(folder.file(name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except (FileExistsError, FileNotFoundError):
         return None
     fcntl.flock(file, fcntl.LOCK_EX)
@@ -36,12 +37,18 @@ def claim(folder: Folder) -> int | None:
 
 def is_claimed(folder: Folder) -> bool:
     """Return whether a run waits no longer."""
-    return os.path.exists(folder.file("job"))
+    return os.path.exists(folder.file(JOB))
 
 
-def is_on_its_way(folder: Folder) -> bool:
+def is_on_its_way(folder: Folder, name: str = JOB) -> bool:
     """Return whether who has claimed a run lives: its supervisor, or one who cancels it."""
-    return is_locked(folder.file("job"))
+    return is_locked(folder.file(name))
+
+
+def unclaim(folder: Folder) -> None:
+    """Have a run wait again, which was ours and was not started."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(folder.file(JOB))
 
 
 def has_begun(folder: Folder) -> bool:
@@ -53,4 +60,5 @@ def has_begun(folder: Folder) -> bool:
 def failed(folder: Folder, status: int, reason: str) -> None:
     """Write that a run failed before its supervisor could say anything."""
     with contextlib.suppress(OSError):  # of a run that was removed
-        folder.event(RunState.FAILED, exit_status=status, reason=reason)
+        values = {"exit_status": status, "reason": reason, "failed": {}, "metrics": {}}
+        folder.event(RunState.FAILED, **values)

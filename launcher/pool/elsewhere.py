@@ -1,7 +1,7 @@
 """A machine that is reached by ssh, as a pool sees it: what ``hold`` there tells of it.
 
 Standard library only. A connection that is lost is made anew. Leases that no run had are gone with
-it; of each run that we had started we ask again. One that was never claimed there will never be.
+it; of each run that we had started we ask again. One that was not started there waits again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import process
 from launcher.hosts import POOL
 from launcher.job import WRITTEN
-from launcher.pool.claim import OVER, failed
+from launcher.pool.claim import JOB, OVER, failed
 from launcher.pool.place import LostError
 from launcher.processes import HEARTBEAT_S
 from launcher.shell import ShellExpr, shell_line
@@ -33,7 +33,7 @@ _ANSWER_S = 15.0
 _SOON_S, _LATER_S = 1.0, 15.0  # until a connection that was lost is tried again
 _SILENT_S = 90.0  # after which runs there are no longer waited for
 _HOLD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hold.py")
-_OWN = ("job", OVER, "heartbeat", "metrics.jsonl")  # files that are made as a run goes on
+_OWN = (JOB, OVER, "heartbeat", "metrics.jsonl")  # files that are made as a run goes on
 _OPTIONS = {  # a host that is off is noticed in 15 s, and nobody is here to be asked
     "BatchMode": "yes",
     "ConnectTimeout": "10",
@@ -68,8 +68,9 @@ class Elsewhere:
         self.pause = _SOON_S
         self.need: Need | None = None
         self.asked = 0
-        self.running: set[str] = set()
+        self.running: dict[str, str] = {}  # by folder, the word of its start
         self.over: list[str] = []
+        self.unstarted: list[str] = []
 
     @property
     def silent(self) -> bool:
@@ -120,9 +121,9 @@ class Elsewhere:
     def start(self, folder: RunFolder, env: Mapping[str, str], claimed: int) -> None:  # noqa: ARG002
         """Have the run's supervisor started; what becomes of it is told later."""
         files = _packed(folder)
-        self.running.add(folder.path)
+        word = self.running[folder.path] = f"start.{os.urandom(8).hex()}"
         self.need = None
-        self._say(start=folder.path, files=files, env=dict(env))
+        self._say(start=folder.path, word=word, files=files, env=dict(env))
 
     def ended(self) -> list[str]:
         """Return the runs that have ended since, after a look at the connection."""
@@ -131,10 +132,19 @@ class Elsewhere:
             self._connect()
         elif self.child and now >= self.said_at + HEARTBEAT_S:
             self._say()
-        self._hear(0.0)
+        while self._hear(0.0):  # what is told as ours may end in the same breath
+            pass
         over, self.over = self.over, []
-        self.running -= {*over}
+        for path in over:
+            self.running.pop(path, None)
         return over
+
+    def missed(self) -> list[str]:
+        """Return the runs whose start was lost on its way."""
+        missed, self.unstarted = self.unstarted, []
+        for path in missed:
+            self.running.pop(path, None)
+        return missed
 
     def close(self) -> None:
         """Hang up; what is there and no run's is given back."""
@@ -151,8 +161,8 @@ class Elsewhere:
         os.set_blocking(self._output(), False)
         self._say(**self.hello)
         self._say(use=self.uses)
-        for path in sorted(self.running):
-            self._say(watch=path)
+        for path, word in self.running.items():
+            self._say(watch=path, word=word)
 
     def _output(self) -> int:
         assert self.child is not None  # noqa: S101 - for the type checker
@@ -181,10 +191,10 @@ class Elsewhere:
                 raise OSError(f"{self.name}: {self.answers.pop('refused')}")
         return self.answers.pop(key)
 
-    def _hear(self, timeout_s: float) -> None:
-        """Hear what has come, or comes in time."""
+    def _hear(self, timeout_s: float) -> bool:
+        """Hear what has come, or comes in time; return whether that was anything."""
         if self.child is None or not select.select([self._output()], [], [], timeout_s)[0]:
-            return
+            return False
         data = os.read(self._output(), 1 << 16)
         *lines, self.read = (self.read + data).split(b"\n")
         for line in lines:
@@ -194,14 +204,13 @@ class Elsewhere:
                     self._note(message)
         if not data:
             self._lose()
+        return bool(data)
 
     def _note(self, message: dict[str, Any]) -> None:
         if "hello" in message:
             self.up, self.pause = True, _SOON_S
-        if "unclaimed" in message:
-            why = f"the connection to {self.name} was lost when it was to be started"
-            failed(RunFolder(message["unclaimed"]), 1, f"{why}; the same command queues it again")
-            self.over.append(message["unclaimed"])
+        if "unstarted" in message:
+            self.unstarted.append(message["unstarted"])
         elif "ended" in message:
             if "refused" in message:
                 failed(RunFolder(message["ended"]), 1, f"{self.name}: {message['refused']}")

@@ -9,8 +9,11 @@ no run has yet: it is given back when standard input ends, or nothing comes from
     {"drop": true}
     {"line": true}                                  {"port": PORT}
     {"keep": FOLDER, "files", "address", "port"}    {"kept": true}, or {"refused": WHY}
-    {"start": FOLDER, "files", "env"}               later {"ended": FOLDER}
-    {"watch": FOLDER}                               the same, or {"unclaimed": FOLDER}
+    {"start": FOLDER, "word", "files", "env"}       later {"ended": FOLDER}
+    {"watch": FOLDER, "word"}                       the same, or {"unstarted": FOLDER}
+
+A start that was lost with its connection may still lie here, unread by another of us. So each has a
+word of its own, and who makes the file of that name decides: to start it, or that it never will be.
 """
 
 from __future__ import annotations
@@ -26,11 +29,12 @@ from typing import Any
 # With -I and -S nothing but the standard library is on the path.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from launcher.pool.claim import claim, is_claimed  # now it can be found
+from launcher.pool.claim import claim, is_claimed, is_on_its_way  # now it can be found
 from launcher.pool.place import Here, Host, Need, wakes, woken
 from launcher.store import RunFolder, write_atomically
 
 _SILENT_S = 15.0  # from the other end, which says something more often
+_MOMENT_S = 0.01
 
 
 class Hold:
@@ -87,7 +91,7 @@ class Hold:
         elif "start" in message:
             self._start(place, message)
         elif "watch" in message:
-            self._watch(place, RunFolder(message["watch"]))
+            self._watch(place, RunFolder(message["watch"]), message["word"])
 
     def _tell_of(self, place: Here) -> None:
         if place.need:
@@ -114,29 +118,35 @@ class Hold:
         folder = RunFolder(message["start"])
         try:
             _lay(folder, message["files"])
-            claimed = claim(folder)
+            ours = claim(folder, message["word"])
+            claimed = None if ours is None else claim(folder)
         except OSError as error:
             place.drop()
             _say(ended=folder.path, refused=str(error))
             return
-        if claimed is None:  # by a watch: we were given up
+        if claimed is None:  # we were given up, or the run was cancelled
             place.drop()
             place.watch(folder.path)
-            return
-        place.start(folder, message["env"], claimed)
-        os.close(claimed)
+        else:
+            place.start(folder, message["env"], claimed)
+            os.close(claimed)
+        if ours is not None:
+            os.close(ours)
 
-    def _watch(self, place: Here, folder: RunFolder) -> None:
-        """Tell of a run's end; who was told to start it before, and has not, never will."""
-        claimed = None
+    def _watch(self, place: Here, folder: RunFolder, word: str) -> None:
+        """Tell of a run's end; who was told to start it by this word, and has not, never will."""
+        ours = None
         with contextlib.suppress(OSError):
             os.makedirs(folder.path, exist_ok=True)
-            claimed = claim(folder)
-        if claimed is None:
-            place.watch(folder.path)
-        else:
-            _say(unclaimed=folder.path)
-            os.close(claimed)
+            ours = claim(folder, word)
+        if ours is not None:
+            os.close(ours)
+            if not is_claimed(folder):  # nor was it cancelled
+                _say(unstarted=folder.path)
+                return
+        while is_on_its_way(folder, word) and not is_claimed(folder):
+            time.sleep(_MOMENT_S)  # another of us is just starting it
+        place.watch(folder.path)
 
 
 def _lay(folder: RunFolder, files: list[tuple[str, int, str | None]]) -> None:

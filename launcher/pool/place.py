@@ -112,6 +112,9 @@ class Place(Protocol):
     def ended(self) -> list[str]:
         """Return the folders of runs that have ended since; hear what there is to be heard."""
 
+    def missed(self) -> list[str]:
+        """Return the folders of runs that were not started there after all, and never will be."""
+
     def close(self) -> None:
         """Let it go; what runs there goes on."""
 
@@ -229,6 +232,10 @@ class Here:
                 log = "\n".join(last_lines(folder.file("logs", "launch.log")))
                 failed(folder, running.returncode, f"the supervisor ended at once: {log}")
         return over
+
+    def missed(self) -> list[str]:
+        """Return []: we start runs ourselves."""
+        return []
 
     def close(self) -> None:
         """Give all back that no run has."""

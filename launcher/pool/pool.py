@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from launcher.job import RunState
-from launcher.pool.claim import OVER, claim, failed, is_claimed
+from launcher.pool.claim import OVER, claim, failed, is_claimed, unclaim
 from launcher.pool.place import Here, Host, LostError, Need, wakes, woken
 from launcher.processes import HEARTBEAT_S, this_process
 from launcher.store import RunFolder
@@ -53,6 +53,7 @@ class Pool:
         with open(group.file("group.json"), encoding="utf-8") as file:
             values = json.load(file)
         self.waiting = deque(_tasks(group, values))
+        self.tasks = {task.folder.path: task for task in self.waiting}
         self.tells = "hosts" in values  # where runs are
         self.secrets = {name: os.environ[name] for name in values.get("secrets", ())}
         self.ranks = _places(group, values, supervisor)  # as the configuration has them
@@ -121,13 +122,27 @@ class Pool:
                 os.utime(self.group.file("heartbeat"))
 
     def _look_after(self) -> bool:
-        """Return whether a run has ended."""
+        """Return whether a run has ended, or waits again."""
+        missed = [path for place in self.places for path in place.missed()]
+        for path in missed:
+            self._wait_again(path)
         ended = [path for place in self.places for path in place.ended()]
         for path in ended:
             if not isinstance(self.running.pop(path, None), Here):
                 with contextlib.suppress(OSError):  # who asks here sees no events of there
                     open(os.path.join(path, OVER), "ab").close()
-        return bool(ended)
+        return bool(ended or missed)
+
+    def _wait_again(self, path: str) -> None:
+        """Have a run be the first that waits, on whatever machine: its start was lost."""
+        self.running.pop(path, None)
+        task = self.tasks[path]
+        self.waiting.appendleft(task)
+        self._drop()
+        self.places = sorted(self.ranks, key=lambda place: place.order)  # of some we had let go
+        with contextlib.suppress(OSError):  # a full disk: where it was to start is told till then
+            task.folder.event(RunState.PENDING, hosts=[])
+        unclaim(task.folder)
 
     def _may_start(self, task: Task) -> bool:
         """Return whether fewer runs of ours run than may."""
@@ -210,7 +225,7 @@ class Pool:
             first.start(task.folder, env, claimed)
             self.running[task.folder.path] = first
         except OSError:
-            os.unlink(task.folder.file("job"))
+            unclaim(task.folder)
             raise
         finally:
             os.close(claimed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -73,7 +74,7 @@ def test_a_supervisor_holds_what_it_was_given_to_its_own_end(lab: SshHosts) -> N
     folder = f"/home/{USER}/{waiting.store}/run-0"
     with Holder(lab.hosta) as one:
         one.ask()
-        one.say(start=folder, files=[], env={})
+        one.say(start=folder, word="start.1", files=[], env={})
         until(lambda: waiting.told(0))
         kill(one.pid)
     with Holder(lab.hosta, NOBODY) as two:
@@ -252,6 +253,38 @@ def test_the_first_host_of_a_run_is_switched_off(lab: SshHosts) -> None:
     a.kill()
     until(lambda: free(b))
     a.start()
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["on-its-way", "before"])
+def test_a_start_that_is_lost_on_its_way_is_made_again(lab: SshHosts, *, reads: bool) -> None:
+    """What would start the run dies; the pool has told it to, or has not yet read that it may."""
+    a, b, _ = lab.all
+    with Holder(a) as here, Holder(b) as has:
+        assert here.ask() == has.ask() == {"held": 1}
+        runs = queue(lab, [a, b], ["0.1"], slots=1)
+        runs.start()
+        until(lambda: any(each.startswith("core.") for each in names(b)))
+        os.kill(runs.pool, signal.SIGSTOP)
+        hold = next(
+            pid
+            for pid, words in b.processes().items()
+            if "/pool/hold.py" in words and pid != has.pid
+        )
+        has.say(drop=True)
+        until(lambda: names(b) == {"core-0"})  # the pool's
+        if reads:
+            os.kill(hold, signal.SIGSTOP)
+            os.kill(runs.pool, signal.SIGCONT)
+            until(lambda: runs.events(0)[-1].get("hosts") == ["hostb"])
+        kill(hold)
+        if not reads:
+            until(lambda: not any(each.startswith("ssh ") for each in a.processes().values()))
+            os.kill(runs.pool, signal.SIGCONT)
+        (told,) = runs.wait()
+    assert told["host"] == "hostb"
+    states = [(each["state"], each.get("hosts")) for each in runs.events(0)]
+    lost = [("PENDING", ["hostb"]), ("PENDING", [])] if reads else []
+    assert states == [("SUBMITTING", None), *lost, ("PENDING", ["hostb"])]
 
 
 def test_a_cable_is_pulled_while_a_pool_waits(lab: SshHosts) -> None:

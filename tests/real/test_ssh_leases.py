@@ -145,3 +145,14 @@ def test_a_host_that_is_down_is_done_without(box: SshProject) -> None:
     assert sweep.returncode == 2
     assert "nodes=2: of compute.hosts only hostb can be reached" in sweep.stderr
     box.hosts.hosta.start_sshd()
+
+
+def test_a_run_that_its_pool_could_not_start_is_recorded(box: SshProject) -> None:
+    box.write("train.py", "print('here')\n")
+    nobody = "compute.hosts=[{host: hosta, address: 198.18.255.254}, hostb]"  # who else is there
+    box.shell("git init -q")
+    run = box.submit(*SINGLE, *BOTH, nobody)
+    ended = box.becomes(run, "FAILED")
+    assert "does not reach the first, hosta: " in ended["reason"]
+    told = box.shell(f"git log -1 --format=%B refs/launcher/runs/{run.name}")
+    assert ended["reason"] in told.stdout, box.everything(run)
