@@ -142,7 +142,7 @@ def test_arguments_and_variables_arrive_byte_for_byte(
         "import json, launcher, sys\ntexts = json.load(open('texts.json'))\n"
         "run = launcher.submit(*sys.argv[1:], script_params={'x': texts}, "
         "env={'A': texts[5], 'EMPTY': '', 'B': texts[6]})\n"
-        "sys.exit(run.wait(60).value != 'SUCCEEDED')\n",
+        "sys.exit(run.wait(250).value != 'SUCCEEDED')\n",
     )
     box.write("texts.json", json.dumps(texts))
     box.python("go.py", *options)
