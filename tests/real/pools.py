@@ -80,7 +80,7 @@ class Queue:
         line = f"echo ! | setsid {words} {supervisor} >>{self.group}/pool.log 2>&1 &"
         done = self.hosts.ssh(self.head.name, line)
         assert done.returncode == 0, done.stderr
-        until(lambda: self.pool)
+        until(lambda: self.pool or self.told(0))  # it may have ended by now
 
     @property
     def pool(self) -> int:
