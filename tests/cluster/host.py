@@ -117,7 +117,7 @@ class Host:
         self.daemons.append(started)
         return started
 
-    def end(self, daemon: subprocess.Popen[str], timeout_s: float = 10) -> None:
+    def end(self, daemon: subprocess.Popen[str], timeout_s: float = 60) -> None:
         """End one daemon as its own author meant it, by SIGTERM."""
         below = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text()
         for pid in below.split():  # nsenter waits for it, and passes no signal on

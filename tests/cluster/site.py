@@ -89,7 +89,7 @@ class Site:
         return owned(self.home(user) / name, user)
 
     def run(
-        self, argv: Sequence[str | Path], *, timeout_s: float = 60, **how: Any
+        self, argv: Sequence[str | Path], *, timeout_s: float = 180, **how: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end as `start` does; what it said is in the answer."""
         with self.start(argv, **how) as running:
@@ -151,7 +151,7 @@ class Site:
             timeout=timeout_s,
         )
 
-    def _until(self, what: str, condition: Callable[[], Any], timeout_s: float = 30) -> None:
+    def _until(self, what: str, condition: Callable[[], Any], timeout_s: float = 120) -> None:
         end = time.monotonic() + timeout_s
         while not condition():
             for daemon in (each for host in self.hosts for each in host.daemons):

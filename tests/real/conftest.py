@@ -28,8 +28,11 @@ def log(run: Path, rank: int = 0) -> str:
     return (run / "logs" / f"rank-{rank}.log").read_text()
 
 
-def until(condition: Callable[[], Any], timeout_s: float = 60) -> Any:
-    """Wait for a condition that other processes bring about; fail when it does not come."""
+def until(condition: Callable[[], Any], timeout_s: float = 180) -> Any:
+    """Wait for a condition that other processes bring about; fail when it does not come.
+
+    What is right but slow must not fail: a machine may be busy for a while.
+    """
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         found = condition()

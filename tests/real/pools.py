@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import subprocess
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,7 +80,7 @@ class Queue:
         line = f"echo ! | setsid {words} {supervisor} >>{self.group}/pool.log 2>&1 &"
         done = self.hosts.ssh(self.head.name, line)
         assert done.returncode == 0, done.stderr
-        until(lambda: self.pool)
+        until(lambda: self.pool or self.told(0))  # it may have ended by now
 
     @property
     def pool(self) -> int:
@@ -109,10 +111,10 @@ class Queue:
         path = self.head.user_home / self.store / f"run-{task}" / "events.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()]
 
-    def wait(self, timeout_s: float = 60) -> list[dict[str, Any]]:
+    def wait(self) -> list[dict[str, Any]]:
         """Return what all runs have written, once they and the pool have ended."""
         try:
-            until(lambda: len(self.all()) == self.count and not self.pool, timeout_s)
+            until(lambda: len(self.all()) == self.count and not self.pool)
         except AssertionError:
             log = self.head.user_home / self.group / "pool.log"
             ssh = log.with_name("ssh.log")
@@ -124,7 +126,7 @@ class Queue:
 def prepare(hosts: SshHosts) -> None:
     """Have the launcher's code on all hosts, in the user's home, and nothing of another test."""
     for host in hosts.all:
-        clean = "rm -rf lib runs-* open; mkdir lib; tar -C lib -x"
+        clean = "rm -rf lib runs-* open later; mkdir lib; tar -C lib -x"
         copy = f"tar -C {ROOT} --exclude=__pycache__ -c launcher"
         line = f"{copy} | ssh -F {hosts.config} {host.name} '{clean}'"
         done = hosts.run(("sh", "-c", line), user="root")
@@ -206,15 +208,28 @@ class Holder:
             text=True,
         )
         supervisor = ["/usr/bin/python3", "-I", "-S", f"{HOME}/lib/supervisor.py"]
+        self.silent = False  # else it says, as a pool does, that it lives
+        self.saying = threading.Lock()
+        self.ended = threading.Event()
         self.say(hello=supervisor, slots=1, gpus=None)
         assert self.hear() == {"hello": host.name}
+        self.living = threading.Thread(target=self.live, daemon=True)
+        self.living.start()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self.running:  # closes our end
+        self.ended.set()
+        self.living.join()
+        with contextlib.suppress(BrokenPipeError), self.running:  # closes our end
             pass
+
+    def live(self) -> None:
+        while not self.ended.wait(2.0):
+            if not self.silent:
+                with contextlib.suppress(BrokenPipeError):
+                    self.write("\n")
 
     @property
     def pid(self) -> int:
@@ -223,9 +238,13 @@ class Holder:
         return int(until(path.read_text))
 
     def say(self, **message: Any) -> None:
+        self.write(json.dumps(message) + "\n")
+
+    def write(self, text: str) -> None:
         assert self.running.stdin
-        self.running.stdin.write(json.dumps(message) + "\n")
-        self.running.stdin.flush()
+        with self.saying:
+            self.running.stdin.write(text)
+            self.running.stdin.flush()
 
     def hear(self) -> dict[str, Any]:
         assert self.running.stdout
@@ -246,6 +265,11 @@ def names(host: SshHost) -> set[str]:
     """Return what is leased on a host by anybody, and who waits."""
     lines = (host.root / "proc" / "1" / "net" / "unix").read_text().splitlines()
     return {line.rpartition("/")[2] for line in lines if "@launcher/all/" in line}
+
+
+def ahead(host: SshHost) -> int:
+    """Return how many wait there."""
+    return sum(name.startswith("core.") and name != "core.turn" for name in names(host))
 
 
 def free(host: SshHost) -> bool:

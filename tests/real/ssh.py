@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.host import ENVIRONMENT
 from tests.cluster.user import give
-from tests.real.conftest import events, log, until
+from tests.real.conftest import events, log, state, until
 from tests.real.slurm import GivenProject
 from tests.real.slurm_install import LASTING, pip_variables
 
@@ -67,7 +67,7 @@ class SshProject(GivenProject):
     def python(self, script: str, *words: str, **env: str) -> None:
         """Run a script of the project's with these options as its arguments; it must succeed."""
         argv = ("python", script, *self.known(words))
-        done = self.hosts.run(argv, cwd=self.path, env={**self.env, **env}, timeout_s=120)
+        done = self.hosts.run(argv, cwd=self.path, env={**self.env, **env}, timeout_s=300)
         assert done.returncode == 0, done.stderr
 
     def submit(self, *words: str, **env: str) -> Path:
@@ -94,13 +94,27 @@ class SshProject(GivenProject):
         values: dict[str, Any] = json.loads(done.stdout)
         return values
 
-    def becomes(self, run: Path, *states: str, timeout_s: float = 60) -> dict[str, Any]:
-        """Return what the launcher tells of a run once it is in one of these states."""
+    def becomes(self, run: Path, *states: str, why: str = "") -> dict[str, Any]:
+        """Return what the launcher tells of a run once it is in one of these states.
+
+        ``why``: what its reason is to name.
+        """
+        told: dict[str, Any] = {}
+
+        def is_so() -> bool:
+            told.update(self.status(run))
+            return told["state"] in states and why in told["reason"]
+
         try:
-            until(lambda: self.status(run)["state"] in states, timeout_s)
+            until(is_so)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.status(run)}\n{self.everything(run)}") from None
-        return self.status(run)
+            raise AssertionError(f"{error}\n{told}\n{self.everything(run)}") from None
+        return told
+
+    def begins(self, run: Path) -> None:
+        """Return once it is known here that a run runs: its submit looks for that for a second."""
+        if state(run) != "RUNNING":
+            self.becomes(run, "RUNNING")
 
     def there(self, run: Path, host: SshHost | None = None) -> Path:
         """Return the run's folder on a host, as it is seen from here."""
@@ -127,7 +141,7 @@ class SshProject(GivenProject):
     def left(self) -> list[str]:
         """Return what still runs there a moment after an end: a pool leaves after its last run."""
         with contextlib.suppress(AssertionError):
-            until(lambda: not self.running(), 5)
+            until(lambda: not self.running(), 60)
         return self.running()
 
 

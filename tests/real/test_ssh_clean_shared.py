@@ -11,6 +11,8 @@ import pytest
 
 from tests.cluster.user import USER, give
 from tests.real.conftest import log, state, until
+from tests.real.held import held
+from tests.real.pools import ahead
 from tests.real.ssh import SINGLE, SshProject
 
 if TYPE_CHECKING:
@@ -83,8 +85,10 @@ def data(box: SshProject, *options: str) -> dict[str, dict[str, Any]]:
 
 
 def submitted(box: SshProject, *words: str) -> str:
+    """Return the output of a run that has ended, with its pool, which had it in use."""
     done = box.launch(*SINGLE, *words, "wait=true")
     assert done.returncode == 0, done.stderr
+    assert box.left() == []
     return done.stdout
 
 
@@ -130,7 +134,7 @@ def test_data_that_were_never_whole_go_when_old(blank: SshProject) -> None:
     noise(box.path / "sets" / "large", 300 * MB)
     noise(box.path / "sets" / "z", 1000)
     parts = host.user_home / ".launcher" / "data" / "parts"
-    with box.start(*SINGLE, *DATA, "wait=true") as running:
+    with held(box, "hosta data_pour 15", *SINGLE, *DATA, "wait=true") as (running, _):
         until(lambda: sum(each.stat().st_size for each in parts.glob("*")) > 20 * MB)
         os.killpg(running.pid, signal.SIGKILL)
         running.communicate()
@@ -290,10 +294,7 @@ def test_what_waits_finds_all_that_it_needs_on_each_host(blank: SshProject) -> N
     single = box.submit(*SINGLE, SLOTS, *python, *DATA, "script_params.lr=3")
     waiting = [run for run in box.runs if run not in busy]
 
-    def pools() -> int:
-        return sum("pool/hold.py" in each for each in other.processes().values())
-
-    until(lambda: pools() == 3)
+    until(lambda: ahead(other) == 2)  # what they need there is in use before they queue
     for host in (first, other):
         grow_old(box, host)
     words = ("--older-than=0s", "--force-unfetched")
@@ -331,7 +332,7 @@ def test_a_run_whose_host_was_started_again_is_lost(blank: SshProject) -> None:
     box, host = blank, blank.hosts.hosta
     box.write("train.py", WAITS)
     run = box.submit(*SINGLE)
-    until(lambda: "ready" in box.said(run))
+    box.begins(run)
     host.kill()
     host.start()
     seen = items(box, "--older-than=0s", "--force-unfetched")[f"runs/{run.name}"]
@@ -349,7 +350,7 @@ def test_a_build_that_goes_on_stays(blank: SshProject, beside: str) -> None:
     box, host = blank, blank.hosts.hosta
     there(box, host, f"mkdir -p {ENVIRONMENT}.work && echo a >{ENVIRONMENT}.log")
     there(box, host, f"setsid flock -x {ENVIRONMENT}.log sleep 300 >/dev/null 2>&1 </dev/null &")
-    until(lambda: any("sleep 300" in each for each in host.processes().values()))
+    until(lambda: "sleep 300" in host.processes().values())  # whose starter has the lock
     grow_old(box, host)
     key = ENVIRONMENT.rpartition("/.launcher/")[2]
     assert items(box)[key]["stays"] == "being built"

@@ -14,6 +14,7 @@ import pytest
 
 from tests.cluster.user import USER, give
 from tests.real.conftest import log, state, until
+from tests.real.held import held
 from tests.real.slurm import WAITS
 from tests.real.slurm_install import small_wheel
 from tests.real.ssh import SINGLE, TWO_HOSTS, write_much
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tests.real.ssh import SshProject
 
 MB = 1 << 20
-SOON = "compute.connect_timeout_s=1"
+SOON = "compute.connect_timeout_s=4"  # which is enough where it is slow, too
 QUICK = "compute.host_timeout_s=6"
 PACKAGE = "launcher_tests_slow"
 USES_IT = f"import {PACKAGE} as slow\nprint(slow.WORD)\n"
@@ -39,10 +40,12 @@ def build_wheel(to, *_):
     shutil.copy("{folder}/whole/{wheel}", to)
     return "{wheel}"
 """
-GIVES_UP_S = 30  # ssh asks three times whether the other end lives, every five seconds
+GIVES_UP_S = 60  # ssh asks three times whether the other end lives, every five seconds
 
 
-def ended(running: subprocess.Popen[str], within_s: float = 60) -> subprocess.CompletedProcess[str]:
+def ended(
+    running: subprocess.Popen[str], within_s: float = 180
+) -> subprocess.CompletedProcess[str]:
     """Return how a command ended, and what it said."""
     out, err = running.communicate(timeout=within_s)
     return subprocess.CompletedProcess(running.args, running.returncode, out, err)
@@ -77,6 +80,7 @@ def ready(box: SshProject, *words: str) -> Path:
     until(lambda: all("ready" in box.said(run, 2 * n, host) for n, host in enumerate(hosts)))
     ranks = 4 if len(hosts) > 1 else 1  # of all of which the supervisor has heard
     until(lambda: len(list((box.there(run) / "ranks").glob("?.json"))) == ranks)
+    box.begins(run)
     return run
 
 
@@ -165,9 +169,10 @@ def test_sshd_starts_again_while_code_travels(box: SshProject) -> None:
     host = box.hosts.hosta
     objects = host.user_home / ".launcher" / "objects"
     before = len(list(objects.glob("*/*")))
-    with box.start(*SINGLE) as running:
+    with held(box, "hosta put 8", *SINGLE) as (running, go_on):
         until(lambda: len(list(objects.glob("*/*"))) > before + 3)
         host.restart_sshd(cut=True)
+        go_on()
         done = ended(running)
     assert done.returncode == 3, done.stderr
     assert "hosta: the connection ended" in done.stderr
@@ -193,10 +198,12 @@ def test_the_start_is_cut_off(box: SshProject, moment: str) -> None:
     assert done.returncode in (0, 3), done.stderr
     assert done.returncode == 0 or "hosta" in done.stderr
     told = listed(box)
-    assert done.returncode == 3 or [each["state"] for each in told] == ["RUNNING"]
+    assert done.returncode == 3 or len(told) == 1
     for each in told:
         run = box.path / "runs" / each["id"]
-        if box.becomes(run, "RUNNING", "LOST")["state"] == "RUNNING":
+        now = box.becomes(run, "RUNNING", "LOST")["state"]
+        assert now == "RUNNING" or done.returncode == 3
+        if now == "RUNNING":
             let_go(box, run)
             assert box.launch("wait", run.name).stdout == f"{run.name} SUCCEEDED\n"
             assert log(run) == "ready\nend\n"
@@ -210,7 +217,7 @@ def test_two_hosts_go_on_without_us(box: SshProject) -> None:
     run = ready(box, *TWO_HOSTS, QUICK, SOON)
     for host in box.hosts.all[:2]:
         host.cut_off(box.hosts.here)
-    assert "hosta" in box.becomes(run, "RUNNING")["reason"]
+    box.becomes(run, "RUNNING", why="hosta")
     time.sleep(8)  # longer than host_timeout_s: nothing is to come of it
     let_go(box, run)
     until(lambda: "end" in box.said(run))
@@ -225,9 +232,8 @@ def test_two_hosts_that_lose_each_other(box: SshProject) -> None:
     run = ready(box, *TWO_HOSTS, QUICK)
     before = time.monotonic()
     box.hosts.hostb.cut_off(box.hosts.hosta.address)
-    told = box.becomes(run, "FAILED")
-    assert time.monotonic() - before < 6 + 25  # what ranks have to end, and mpirun
-    assert "hostb" in told["reason"]
+    box.becomes(run, "FAILED", why="hostb")
+    assert time.monotonic() - before < 6 + 60  # what ranks have to end, and mpirun
     until(lambda: box.left() == [])
 
 
@@ -265,9 +271,9 @@ def test_sshd_starts_again_while_a_run_is_followed(box: SshProject, verb: tuple[
     run = ready(box, *SINGLE, SOON)
     host = box.hosts.hosta
     with box.start(*verb, run.name) as following:
-        until(lambda: [words for words in box.left() if "agent" in words])
+        until(lambda: [words for words in box.running() if "agent" in words])
         host.restart_sshd(cut=True)
-        until(lambda: [words for words in box.left() if "agent" in words])
+        until(lambda: [words for words in box.running() if "agent" in words])
         let_go(box, run)
         done = ended(following)
     assert done.returncode == 0, done.stderr
@@ -293,9 +299,10 @@ def test_results_that_were_half_here(box: SshProject, which: int) -> None:
     run = box.submit(*TWO_HOSTS, "procs_per_node=1", SOON)
     until(lambda: '"SUCCEEDED"' in (box.there(run) / "events.jsonl").read_text())
     folder = run / "outputs"
-    with box.start("wait", run.name) as waiting:
-        until(lambda: [*run.glob(f".parts/{host.name}.*")])
+    with held(box, f"{host.name} take 3", "wait", run.name) as (waiting, go_on):
+        assert [*run.glob(f".parts/{host.name}.*")]
         host.stop_sshd(cut=True)
+        go_on()
         assert waiting.stderr
         assert host.name in waiting.stderr.readline()
         host.start_sshd()
@@ -313,11 +320,11 @@ def test_results_that_were_half_here(box: SshProject, which: int) -> None:
 def test_a_list_with_hosts_that_are_gone(box: SshProject) -> None:
     box.write("train.py", WAITS)
     hosts = box.hosts.all[:2]
-    wait_s = 4
+    wait_s = 8
     for host in hosts:
         words = (f"compute.hosts=[{host.name}]", f"compute.connect_timeout_s={wait_s}")
         run = box.submit(*SINGLE, *words)
-        until(lambda: "ready" in box.said(run, 0, host))  # noqa: B023 - at once
+        box.begins(run)
     box.write("quick.py", "pass\n")
     done = box.launch("environment.torch=null", "entry_script=quick.py")
     assert done.returncode == 0, done.stderr
@@ -326,7 +333,7 @@ def test_a_list_with_hosts_that_are_gone(box: SshProject) -> None:
     for _ in range(2):
         before = time.monotonic()
         told = listed(box)
-        assert time.monotonic() - before < wait_s + 4  # for both, side by side
+        assert time.monotonic() - before < 2 * wait_s  # for both, side by side
         assert [each["state"] for each in told] == ["RUNNING", "RUNNING", "SUCCEEDED"]
         assert [each["reason"].partition(" ")[0] for each in told] == ["hosta", "hostb", ""]
     done = box.launch("runs")
@@ -336,13 +343,14 @@ def test_a_list_with_hosts_that_are_gone(box: SshProject) -> None:
 
 def test_a_laptop_that_slept(box: SshProject) -> None:
     """What is left of a connection that died without a word is in nobody's way."""
-    run = ready(box, *SINGLE, "compute.connect_timeout_s=3")
+    run = ready(box, *SINGLE, SOON)
     host = box.hosts.hosta
     assert box.status(run)["reason"] == ""  # by a connection that stays for a minute
     host.unplug()
     assert "hosta" in box.status(run)["reason"]
     host.restart_sshd(cut=True)  # the other end knows no such connection any more, and cannot say
     host.plug()
-    assert box.becomes(run, "RUNNING")["reason"] == ""
+    until(lambda: box.status(run)["reason"] == "")
+    assert box.status(run)["state"] == "RUNNING"
     let_go(box, run)
     assert box.launch("wait", run.name).stdout == f"{run.name} SUCCEEDED\n"

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.real.conftest import log, until
+from tests.real.held import held
 from tests.real.slurm import WAITS
-from tests.real.slurm_install import small_wheel
 from tests.real.ssh import SINGLE, TWO_HOSTS, outcome, write_much
+from tests.real.test_ssh_cut import USES_IT, building, slow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +33,7 @@ def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
 
 def ended(running: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     """Return how a submit ended, and what it said."""
-    out, err = running.communicate(timeout=120)
+    out, err = running.communicate(timeout=180)
     return subprocess.CompletedProcess(running.args, running.returncode, out, err)
 
 
@@ -59,9 +60,10 @@ def test_code_that_finds_no_room(box: SshProject) -> None:
     host = box.hosts.hostb
     objects = host.user_home / ".launcher" / "objects"
     before, known = len(list(objects.glob("*/*"))), runs_there(box, host)
-    with box.start(*TWO_HOSTS) as running:
+    with held(box, "hostb put 8", *TWO_HOSTS) as (running, go_on):
         until(lambda: len(list(objects.glob("*/*"))) > before + 3)
         host.fill()
+        go_on()
         done = ended(running)
     refused(done, "hostb")
     assert box.runs == []
@@ -74,21 +76,14 @@ def test_code_that_finds_no_room(box: SshProject) -> None:
 
 
 def test_an_environment_that_finds_no_room(box: SshProject) -> None:
-    box.write("train.py", "import launcher_tests_room as room\nprint(room.WORD)\n")
+    box.write("train.py", USES_IT)
     host = box.hosts.hosta
-    wheels = host.user_home / "wheels"
-    small_wheel(wheels, "launcher_tests_room")
-    words = (
-        *SINGLE,
-        "environment.pip_packages=[launcher_tests_room]",
-        "environment.pip_args=[--no-index,--find-links=/home/launchertest/wheels]",
-    )
-    envs = host.user_home / ".launcher" / "cache" / "envs"
-    known = {*envs.glob("*")}
+    go, words = slow(host, "room")
     runs = runs_there(box, host)
     with box.start(*words) as running:
-        until(lambda: {*envs.glob("*")} - known)
+        until(lambda: building(host))
         host.fill()
+        go.touch()
         done = ended(running)
     refused(done, "hosta")
     assert box.runs == []
@@ -147,10 +142,10 @@ def test_a_start_that_finds_no_room(box: SshProject, moment: str) -> None:
     else:
         run = box.path / "runs" / done.stdout.strip()
         host.relieve()  # what could not even begin does so now
-        state = box.becomes(run, "RUNNING", "FAILED")["state"]
-        assert state == "RUNNING" or "No space left on device" in box.status(run)["reason"]
+        box.becomes(run, "RUNNING", "FAILED")
         (box.there(run) / "go").touch()
-        box.becomes(run, "SUCCEEDED" if state == "RUNNING" else "FAILED")
+        end = box.becomes(run, "SUCCEEDED", "FAILED")  # of its ranks, which may have had no room
+        assert end["state"] == "SUCCEEDED" or "No space left on device" in end["reason"]
     until(lambda: box.left() == [])
     host.relieve()
     done = box.launch(*SINGLE)

@@ -13,6 +13,7 @@ import pytest
 from tests.cluster.host import ENVIRONMENT
 from tests.cluster.ssh_host import ABSENT, COMPILERS
 from tests.cluster.user import USER
+from tests.real.conftest import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,8 +81,8 @@ def test_a_healthy_pair(project: Project, boxes: SshHosts) -> None:
     assert one["cpus"] > 0
     assert one["memory_mb"] > 0
     assert one["free_mb"] > 1000
-    assert abs(one["clock_s"]) < 1
-    assert [listening(host) for host in boxes.all] == before
+    assert abs(one["clock_s"]) < 1 + one["unsure_s"]
+    until(lambda: [listening(host) for host in boxes.all] == before)
     left = boxes.ssh("hosta", "ls -A .launcher").stdout.split()
     assert set(left) == {"lib", "objects", "trees"}
 
@@ -131,12 +132,14 @@ def test_a_host_key_is_another(project: Project, boxes: SshHosts) -> None:
 def test_a_host_that_is_gone_costs_no_more_than_was_said(
     project: Project, boxes: SshHosts, how: str
 ) -> None:
+    began = time.monotonic()
     usual = report(project, boxes)  # and leaves a connection that is shared
+    usual_s = time.monotonic() - began
     assert usual["ready"]
     getattr(boxes.hostb, how)()
     began = time.monotonic()
     found = faults(project, boxes)
-    assert time.monotonic() - began < TIMEOUT_S + 6
+    assert time.monotonic() - began < TIMEOUT_S + 2 * usual_s + 4
     assert set(found) == {"hostb"}
     assert "cannot be reached: it does not answer" in found["hostb"][0]
 
@@ -203,7 +206,7 @@ def wall(boxes: SshHosts) -> Iterator[SshHosts]:
 def test_a_firewall_is_told_as_the_pair_that_it_parts(project: Project, wall: SshHosts) -> None:
     began = time.monotonic()
     values = report(project, wall, "compute.hosts=[hosta,hostb,hostc]", "nodes=2")
-    assert time.monotonic() - began < 25
+    assert time.monotonic() - began < 60
     parted = {(each["source"], each["target"]) for each in values["pairs"] if each["ranks"]}
     assert parted == {("hosta", "hostb"), ("hostb", "hosta")}
     said = [each for each in values["faults"] if "ranks on hostb" in each["what"]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.real.conftest import HOROVOD, log
+from tests.real.conftest import HOROVOD, log, until
 from tests.real.slurm_install import share_wheels
 from tests.real.ssh import SSH, outcome
 
@@ -58,4 +58,4 @@ def test_two_hosts_train_the_digits(box: SshProject, names: tuple[str, str]) -> 
     # Built once, or not at all: what this machine has is sent.
     assert err.count("building Horovod's wheel") <= 1
     assert wheels(box, names[0]) == wheels(box, names[1]) != set()
-    assert not [each for each in box.left() if "python" in each]
+    until(lambda: not [each for each in box.running() if "python" in each])

@@ -35,7 +35,7 @@ def all_ended(box: SshProject) -> dict[str, dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(box.launch("runs", "--json").stdout)
         return found if all(each["state"] in FINAL for each in found) else []
 
-    return {each["id"]: each for each in until(told, 60)}
+    return {each["id"]: each for each in until(told)}
 
 
 @pytest.mark.parametrize("words", [SINGLE, TWO_HOSTS], ids=["one", "two"])

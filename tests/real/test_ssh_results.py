@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from tests.real.conftest import events, until
+from tests.real.held import held
 from tests.real.ssh import SINGLE, TWO_HOSTS, SshProject
 from tests.real.test_ssh_data import received
 from tests.real.test_ssh_runs import git
@@ -30,9 +31,25 @@ saved = pathlib.Path(os.environ["LAUNCHER_CHECKPOINT_DIR"])
 pathlib.Path(os.environ["LAUNCHER_OUTPUT_DIR"], "curve.csv").write_text("1,2\\n")
 (saved / "hot").write_bytes(bytes(40_000_000))
 print("saved", flush=True)
-while True:
-    (saved / "hot").touch()
-    time.sleep(0.001)
+time.sleep(600)
+"""
+# Fetches a run, of which a file changes before any part of it is read.
+CHANGES = """\
+import subprocess, sys
+from launcher import cli
+from launcher.ssh.channel import Channel
+
+config, run, path = sys.argv[1:]
+ask = Channel.ask
+
+def changed(channel, request, *words, **how):
+    if request == "take":
+        line = f"touch .launcher/runs/{run}/{path}"
+        subprocess.run(("ssh", "-F", config, channel.name, line), check=True)
+    return ask(channel, request, *words, **how)
+
+Channel.ask = changed
+sys.exit(cli.run(["fetch", run]))
 """
 
 
@@ -106,7 +123,9 @@ def test_what_a_run_has_while_it_goes_on_and_when_it_is_cut_off(box: SshProject)
     assert (run / "checkpoints" / "epoch 1.pt").read_text() == "one"
     # What is written all the time is told, and all else is here.
     (run / "outputs" / "curve.csv").unlink()
-    changes = box.launch("fetch", run.name)
+    box.write("changes.py", CHANGES)
+    argv = ("python", "changes.py", box.hosts.config, run.name, "checkpoints/hot")
+    changes = box.hosts.run(argv, cwd=box.path, env=box.env)
     assert changes.returncode == 3
     assert "hosta: checkpoints/hot changes while it is read" in changes.stderr
     assert (run / "outputs" / "curve.csv").read_text() == "1,2\n"
@@ -134,10 +153,10 @@ def test_a_large_checkpoint_blocks_nobody_and_is_resumed(box: SshProject) -> Non
     def there() -> int:
         return sum(each.stat().st_size for each in parts.glob("*"))
 
-    with box.start("fetch", run.name) as running:
-        until(there)
+    with held(box, "hosta take 4", "fetch", run.name) as (running, go_on):
         box.hosts.hosta.unplug()
-        _, said = running.communicate(timeout=60)
+        go_on()
+        _, said = running.communicate(timeout=180)
     assert running.returncode == 3
     assert "hosta" in said
     kept = there()

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
@@ -141,7 +142,7 @@ def test_arguments_and_variables_arrive_byte_for_byte(
         "import json, launcher, sys\ntexts = json.load(open('texts.json'))\n"
         "run = launcher.submit(*sys.argv[1:], script_params={'x': texts}, "
         "env={'A': texts[5], 'EMPTY': '', 'B': texts[6]})\n"
-        "sys.exit(run.wait(60).value != 'SUCCEEDED')\n",
+        "sys.exit(run.wait(250).value != 'SUCCEEDED')\n",
     )
     box.write("texts.json", json.dumps(texts))
     box.python("go.py", *options)
@@ -218,17 +219,21 @@ def test_how_a_script_fails(
 def test_a_line_is_seen_at_once(box: SshProject) -> None:
     box.write(
         "train.py",
-        "import time\n"
-        "for _ in range(20):\n    print(time.time(), flush=True)\n    time.sleep(0.25)\n",
+        "import os, time\n"
+        "for number in range(20):\n"
+        "    while not os.path.exists(f\"{os.environ['LAUNCHER_RUN_DIR']}/{number}\"):\n"
+        "        time.sleep(0.01)\n"
+        "    print(time.time(), flush=True)\n",
     )
     run = box.submit(*SINGLE)
     late = []
     with box.start("logs", "-f", run.name) as following:
         assert following.stdout
-        late = [time.time() - float(line) for line in following.stdout]
-        assert following.wait(30) == 0
-    assert len(late) == 20
-    assert max(late[8:]) < 0.3  # those before were printed before we began
+        for number in range(20):  # each once the one before has been seen
+            (box.there(run) / str(number)).touch()
+            late.append(time.time() - float(following.stdout.readline()))
+        assert following.wait(180) == 0
+    assert median(late) < 0.3  # of a machine that is busy now and then
 
 
 @BOTH
@@ -241,12 +246,12 @@ def test_detached_then_followed_and_cancelled(box: SshProject, options: tuple[st
         "    print('saved', flush=True); sys.exit(0)\n"
         "signal.signal(signal.SIGTERM, save)\nprint('ready', flush=True)\ntime.sleep(120)\n",
     )
-    run = box.submit(*options)
+    run = box.submit(*options, "compute.grace_s=60")  # none of them is killed
     with box.start("logs", "-f", run.name) as following, box.start("wait", run.name) as waiting:
         ready(box, run, ranks_of(options))
         assert box.launch("cancel", run.name).stdout == f"{run.name} CANCELLED\n"
-        assert following.communicate(timeout=30)[0].count("saved") == ranks_of(options)
-        assert waiting.communicate(timeout=30)[0] == f"{run.name} CANCELLED\n"
+        assert following.communicate(timeout=180)[0].count("saved") == ranks_of(options)
+        assert waiting.communicate(timeout=180)[0] == f"{run.name} CANCELLED\n"
     assert waiting.returncode == 130
     assert state(run) == "CANCELLED"
     assert box.left() == []
@@ -274,7 +279,7 @@ def test_another_clone_follows_and_cancels(box: SshProject) -> None:
 @BOTH
 def test_what_ignores_sigterm_is_killed(box: SshProject, options: tuple[str, ...]) -> None:
     box.write("train.py", STUBBORN)
-    run = box.submit(*options, "compute.grace_s=1")
+    run = box.submit(*options, "compute.grace_s=4")  # in which each says that it was told
     ready(box, run, ranks_of(options))
     assert box.launch("cancel", run.name).stdout == f"{run.name} CANCELLED\n"
     assert box.left() == []
@@ -285,9 +290,10 @@ def test_what_ignores_sigterm_is_killed(box: SshProject, options: tuple[str, ...
 def test_ctrl_c_leaves_the_run_alone(box: SshProject) -> None:
     box.write("train.py", WAITS)
     with box.start(*SINGLE, "wait=true") as running:
-        until(lambda: box.runs and "ready" in box.said(box.run))
+        assert running.stdout
+        assert running.stdout.readline() == "ready\n"
         os.killpg(running.pid, signal.SIGINT)
-        _, err = running.communicate(timeout=30)
+        _, err = running.communicate(timeout=180)
     assert running.returncode == 130
     assert "goes on without us" in err
     (box.there(box.run) / "go").touch()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.cluster.user import USER, give
 from tests.real.conftest import events, log, state, until
+from tests.real.held import held
 from tests.real.slurm import STUBBORN, WAITS
-from tests.real.ssh import SINGLE, TWO_HOSTS, outcome
+from tests.real.ssh import SINGLE, TWO_HOSTS, outcome, write_much
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FOREVER = "import time\nprint('ready', flush=True)\ntime.sleep(600)\n"
 QUICK = "compute.host_timeout_s=6"
+SOON = "compute.connect_timeout_s=4"  # which is enough where it is slow, too
 
 
 def started(box: SshProject, *options: str, script: str = WAITS) -> Path:
@@ -32,11 +33,12 @@ def started(box: SshProject, *options: str, script: str = WAITS) -> Path:
     until(lambda: not two or "ready" in box.said(run, 3, box.hosts.hostb))
     # The supervisor has heard of all of them.
     until(lambda: len(list((box.there(run) / "ranks").glob("?.json"))) == (4 if two else 1))
+    box.begins(run)
     return run
 
 
 def quiet(box: SshProject) -> None:
-    until(lambda: not box.running(), 30)
+    until(lambda: not box.running())
 
 
 # ------------------------------------------------------------------ hosts that are not reached
@@ -62,8 +64,7 @@ def test_a_host_that_is_not_reached_says_why(box: SshProject) -> None:
     box.refused(*TWO_HOSTS, status=3, words=("hostb", "Connection refused"))
     b.start_sshd()
     b.unplug()
-    words = (*TWO_HOSTS, "compute.connect_timeout_s=1")
-    box.refused(*words, status=3, words=("hostb", "does not answer"))
+    box.refused(*TWO_HOSTS, SOON, status=3, words=("hostb", "does not answer"))
 
 
 def test_a_host_that_the_first_one_does_not_reach(box: SshProject) -> None:
@@ -114,7 +115,7 @@ def test_a_full_disk(box: SshProject) -> None:
 
 
 def test_a_network_that_is_gone_for_a_while(box: SshProject) -> None:
-    run = started(box, *SINGLE, "compute.connect_timeout_s=1")
+    run = started(box, *SINGLE, SOON)
     with box.start("logs", "-f", run.name) as following:
         assert following.stdout
         assert following.stdout.readline() == "ready\n"
@@ -123,30 +124,27 @@ def test_a_network_that_is_gone_for_a_while(box: SshProject) -> None:
         assert told["state"] == "RUNNING"
         (box.there(run) / "go").touch()
         until(lambda: "end" in box.said(run))
-        assert "hosta" in box.becomes(run, "RUNNING")["reason"]
+        box.becomes(run, "RUNNING", why="hosta")
         assert following.stderr
         assert "launcher: hosta" in following.stderr.readline()
         box.hosts.hosta.plug()
         assert box.launch("wait", run.name).stdout == f"{run.name} SUCCEEDED\n"
-        assert following.communicate(timeout=60)[0] == "end\n"
+        assert following.communicate(timeout=180)[0] == "end\n"
     assert log(run) == "ready\nend\n"
 
 
 def test_a_network_that_fails_while_code_travels(box: SshProject) -> None:
-    box.write("train.py", "import os\nprint(sum(os.path.getsize(f'{n}') for n in range(40)))\n")
-    for number in range(40):
-        with (box.path / str(number)).open("wb") as file:
-            file.write(bytes([number]) * (4 << 20))
-    give(box.path)
+    write_much(box)
     objects = box.hosts.hosta.user_home / ".launcher" / "objects"
     box.launch("plan", *SINGLE)
     before = len(list(objects.glob("*/*")))
-    with box.start(*SINGLE, "wait=true") as running:
+    with held(box, "hosta put 8", *SINGLE, "wait=true") as (running, go_on):
         until(lambda: len(list(objects.glob("*/*"))) > before + 3)
         box.hosts.hosta.unplug()
         box.hosts.hosta.stop_sshd(cut=True)
         box.hosts.hosta.plug()
-        _, err = running.communicate(timeout=120)
+        go_on()
+        _, err = running.communicate(timeout=180)
     assert running.returncode == 3, err
     assert "hosta" in err
     assert not list(box.path.glob("runs/*/events.jsonl"))
@@ -164,13 +162,11 @@ def test_ctrl_c_ends_a_build_and_leaves_no_run(box: SshProject) -> None:
     known = [{*there.glob("2*")} for there in folders]
     with box.start(*words) as running:
         until(lambda: sum("left-pad" in each for each in box.running()) >= 2)
-        before = time.monotonic()
         os.killpg(running.pid, signal.SIGINT)
-        _, err = running.communicate(timeout=60)
-    assert time.monotonic() - before < 15
+        _, err = running.communicate(timeout=60)  # pip would take longer
     assert running.returncode == 130, err
     assert not list(box.path.glob("runs/*/events.jsonl"))
-    until(lambda: not any("left-pad" in each for each in box.running()), 30)
+    until(lambda: not any("left-pad" in each for each in box.running()))
     assert [{*there.glob("2*")} for there in folders] == known
 
 
@@ -188,20 +184,19 @@ def test_a_killed_supervisor_leaves_nothing(box: SshProject) -> None:
 
 
 def test_a_host_that_started_again(box: SshProject) -> None:
-    run = started(box, *SINGLE, "compute.connect_timeout_s=1", script=FOREVER)
+    run = started(box, *SINGLE, SOON, script=FOREVER)
     box.hosts.hosta.kill()
-    assert "hosta" in box.becomes(run, "RUNNING")["reason"]
+    box.becomes(run, "RUNNING", why="hosta")
     refused = box.launch("cancel", run.name)
     assert refused.returncode != 0
     assert f"launcher cancel --give-up {run.name}" in refused.stderr
     box.hosts.hosta.start()
-    told = box.becomes(run, "FAILED")
-    assert "hosta" in told["reason"]
+    box.becomes(run, "FAILED", why="hosta")
     assert outcome(run)["state"] == "FAILED"
 
 
 def test_a_host_that_is_gone_for_good(box: SshProject) -> None:
-    run = started(box, *SINGLE, "compute.connect_timeout_s=1", script=FOREVER)
+    run = started(box, *SINGLE, SOON, script=FOREVER)
     box.hosts.hosta.kill()
     done = box.launch("cancel", "--give-up", run.name)
     assert done.stdout == f"{run.name} CANCELLED\n", done.stderr
@@ -212,27 +207,26 @@ def test_a_host_that_is_gone_for_good(box: SshProject) -> None:
 
 @pytest.mark.parametrize("silent", [False, True])
 def test_another_host_dies(box: SshProject, silent: bool) -> None:
-    run = started(box, *TWO_HOSTS, QUICK, "compute.connect_timeout_s=1", script=FOREVER)
+    run = started(box, *TWO_HOSTS, QUICK, SOON, script=FOREVER)
     if silent:
         box.hosts.hostb.unplug()
     else:
         box.hosts.hostb.kill()
-    told = box.becomes(run, "FAILED", timeout_s=60)
-    assert "hostb" in told["reason"]
+    box.becomes(run, "FAILED", why="hostb")
     quiet(box)
 
 
 def test_the_first_host_dies(box: SshProject) -> None:
-    run = started(box, *TWO_HOSTS, QUICK, "compute.connect_timeout_s=1", script=FOREVER)
+    run = started(box, *TWO_HOSTS, QUICK, SOON, script=FOREVER)
     box.hosts.hosta.kill()
-    told = box.becomes(run, "FAILED")  # once the ranks of the other have ended by themselves
-    assert "hosta cannot be reached" in told["reason"]
+    # Once the ranks of the other have ended by themselves.
+    box.becomes(run, "FAILED", why="hosta cannot be reached")
     assert state(run) == "FAILED"
     quiet(box)
 
 
 def test_to_cancel_ends_what_the_others_run(box: SshProject) -> None:
-    run = started(box, *TWO_HOSTS, QUICK, "compute.connect_timeout_s=1", script=STUBBORN)
+    run = started(box, *TWO_HOSTS, QUICK, SOON, script=STUBBORN)
     box.hosts.hosta.unplug()  # silently: nobody has noticed yet
     assert box.launch("cancel", run.name).stdout == f"{run.name} CANCELLED\n"
     at_hostb = box.hosts.hostb.processes().values()

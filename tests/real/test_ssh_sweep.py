@@ -17,12 +17,14 @@ SLOTS = "compute.hosts=[{host: hosta, slots: 2}, {host: hostb, slots: 2}]"
 SWEEP = ("-m", *SINGLE, SLOTS)
 RANKS = ("dist=mpi", "dist.horovod=false")
 FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "LOST"}
-# Says when it had its slots, on which hosts.
+# Says when it had its slots, on which hosts; it ends once its host has a file `open` in the home.
 WORKS = (
     "import json, os, time, launcher\n"
     "begun = time.time()\n"
     "launcher.report(n=1)\n"
-    "time.sleep(1)\n"
+    "print('ready', flush=True)\n"
+    "while not os.path.exists(os.path.expanduser('~/open')): time.sleep(0.05)\n"
+    "time.sleep(0.2)\n"
     "print(json.dumps({'host': os.uname().nodename, 'begun': begun, 'ended': time.time(),\n"
     "  'rank': int(os.environ.get('RANK', 0)), 'size': int(os.environ.get('WORLD_SIZE', 1)),\n"
     "  'master': os.environ.get('MASTER_ADDR')}))\n"
@@ -63,7 +65,7 @@ def told(pool: SshProject) -> list[dict[str, Any]]:
     found = []
     for run in pool.runs:
         for path in sorted((run / "logs").glob("rank-*.log")):
-            found += [{**json.loads(path.read_text()), "run": run.name}]
+            found += [{**json.loads(path.read_text().splitlines()[-1]), "run": run.name}]
     return found
 
 
@@ -76,8 +78,7 @@ def most_at_once(told: list[dict[str, Any]], host: str) -> int:
 
 
 def nothing_is_left(pool: SshProject) -> None:
-    until(lambda: pool.running() == [])
-    assert all(free(host) for host in pool.hosts.all)
+    until(lambda: pool.running() == [] and all(free(host) for host in pool.hosts.all))
 
 
 # ------------------------------------------------------------------ as many as there are slots
@@ -86,6 +87,8 @@ def nothing_is_left(pool: SshProject) -> None:
 def test_six_points_on_two_hosts_of_two_slots(pool: SshProject) -> None:
     first, said = sweep(pool, "script_params.lr=1,2,3,4,5,6")
     assert "6 runs queued as 1 pool" in said
+    running(pool, 4)
+    let_go(pool)
     assert set(ended(pool, first).values()) == {"SUCCEEDED"}
     seen = told(pool)
     assert len(seen) == 6
@@ -110,6 +113,8 @@ def test_six_points_on_two_hosts_of_two_slots(pool: SshProject) -> None:
 def test_points_of_two_hosts_among_points_of_one(pool: SshProject) -> None:
     words = (*RANKS, "nodes=1,2", "script_params.lr=1,2,3")
     first, _ = sweep(pool, *words)
+    running(pool, 3)
+    let_go(pool)
     assert set(ended(pool, first).values()) == {"SUCCEEDED"}
     seen = told(pool)
     assert len(seen) == 3 + 6
@@ -124,6 +129,7 @@ def test_points_of_two_hosts_among_points_of_one(pool: SshProject) -> None:
 
 
 def test_the_hosts_are_used_in_the_order_of_the_list(pool: SshProject) -> None:
+    let_go(pool)
     hosts = "compute.hosts=[{host: hostb, slots: 1}, {host: hosta, slots: 1}]"
     first, _ = sweep(pool, *RANKS, hosts, "nodes=2", "script_params.lr=1,2")
     assert set(ended(pool, first).values()) == {"SUCCEEDED"}
@@ -136,17 +142,16 @@ def test_the_hosts_are_used_in_the_order_of_the_list(pool: SshProject) -> None:
 
 
 def test_data_are_on_each_host_before_a_run_starts(pool: SshProject) -> None:
-    pool.write(
-        "train.py",
-        "import os, sys, time\nprint(os.uname().nodename, open(sys.argv[2]).read())\n"
-        "time.sleep(1)\n",
-    )
+    shows = "import sys\nprint(os.uname().nodename, open(sys.argv[2]).read())\n"
+    pool.write("train.py", WAITS + shows)
     pool.write("words.txt", "of this machine")
     words = ("data.d.path=words.txt", "data.d.upload=true", "script_params.f=${data:d}")
     first, _ = sweep(pool, *words, "script_params.lr=1,2,3,4")
+    running(pool, 4)
+    let_go(pool)
     assert set(ended(pool, first).values()) == {"SUCCEEDED"}
     said = {log(run) for run in pool.runs}
-    assert said == {"hosta of this machine\n", "hostb of this machine\n"}
+    assert said == {f"ready\n{host} of this machine\n" for host in ("hosta", "hostb")}
     again, _ = sweep(pool, *words, "script_params.lr=1,2,3,4")
     assert again == first
     pool.write("words.txt", "changed")
@@ -221,7 +226,7 @@ def test_what_waits_says_for_what_and_is_followed(pool: SshProject) -> None:
     assert pool.status(last)["reason"] == words
     with pool.start("logs", "-f", last.name) as following:
         let_go(pool)
-        assert following.communicate(timeout=60)[0] == "ready\nend\n"
+        assert following.communicate(timeout=180)[0] == "ready\nend\n"
     assert set(ended(pool, first).values()) == {"SUCCEEDED"}
 
 
@@ -233,6 +238,7 @@ def test_secrets_are_on_no_disk_of_any_host(pool: SshProject) -> None:
     assert not any("sesame" in each for each in words)
     assert set(ended(pool, done.stdout.strip()).values()) == {"SUCCEEDED"}
     assert {log(run) for run in pool.runs} == {"8\n"}
+    until(lambda: pool.running() == [])  # no file goes while we read
     for place in (pool.path, *(host.user_home for host in pool.hosts.all)):
         for each in place.rglob("*"):
             assert not each.is_file() or b"sesame" not in each.read_bytes(), each
@@ -263,7 +269,7 @@ def test_a_submit_that_is_killed_is_typed_again(pool: SshProject) -> None:
     for name in ("kills.py", "kills_ssh.py"):
         pool.write(name, Path(__file__).with_name(name).read_text())
     argv = ("python", "kills_ssh.py", "12", *pool.known(SWEEP), "script_params.lr=1,2")
-    done = pool.hosts.run(argv, cwd=pool.path, env=pool.env, timeout_s=240)
+    done = pool.hosts.run(argv, cwd=pool.path, env=pool.env, timeout_s=500)
     assert done.returncode == 0, done.stderr
     trials = [json.loads(line) for line in done.stdout.splitlines()]
     assert any(each["killed"] == -signal.SIGKILL for each in trials)
@@ -277,6 +283,7 @@ def test_a_submit_that_is_killed_is_typed_again(pool: SshProject) -> None:
 
 
 def test_nobody_is_needed_here(pool: SshProject) -> None:
+    let_go(pool)
     first, _ = sweep(pool, "script_params.lr=1,2,3,4,5,6")
     until(lambda: pool.running() == [])  # nothing of ours runs here meanwhile
     assert {state(run) for run in pool.runs} == {"SUBMITTING"}
@@ -297,7 +304,7 @@ def test_a_host_goes_away_and_the_others_go_on(pool: SshProject) -> None:
     def states() -> list[str]:
         return [each["state"] for each in json.loads(pool.launch("runs", "--json").stdout)]
 
-    until(lambda: states().count("SUCCEEDED") == 4, 90)
+    until(lambda: states().count("SUCCEEDED") == 4)
     pool.hosts.hostb.start()
     ends = ended(pool, first).values()
     assert sorted(ends) == ["FAILED"] * 2 + ["SUCCEEDED"] * 4, pool.launch("runs", "--json").stdout

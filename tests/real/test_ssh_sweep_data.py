@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from tests.cluster.user import give
 from tests.real.conftest import log, state
 from tests.real.ssh import SINGLE
-from tests.real.test_ssh_data import MB, data, noise, received
+from tests.real.test_ssh_data import MB, data, forget, noise, received
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,13 +28,9 @@ def blank(box: SshProject) -> Iterator[None]:
     box.write(".gitignore", "sets\n")
     (box.path / "sets").mkdir()
     give(box.path / "sets")
+    forget(box)
     yield
     forget(box)
-
-
-def forget(box: SshProject) -> None:
-    for host in box.hosts.all:
-        shutil.rmtree(host.user_home / ".launcher" / "data", ignore_errors=True)
 
 
 def queued(box: SshProject, *words: str) -> list[Path]:

@@ -167,7 +167,7 @@ def test_hosts_of_one_run_that_do_not_reach_each_other(box: SshProject) -> None:
         route = ("ip", "route", "replace", "blackhole", f"{other.address}/32")
         subprocess.run(host.inside(route), env=ENVIRONMENT, check=True)
     try:
-        both = (*TWO_HOSTS, "compute.hosts=[hostb,hostc]", "compute.connect_timeout_s=2")
+        both = (*TWO_HOSTS, "compute.hosts=[hostb,hostc]", "compute.connect_timeout_s=10")
         words = (f"hostb cannot ssh to hostc ({USER}@{c.address}), and mpirun starts its ranks",)
         said = box.refused(*both, status=3, words=words)
         assert "with no jump between" in helps(said)
