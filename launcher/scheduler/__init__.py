@@ -46,6 +46,11 @@ class Open:
         """Return when the run began, in seconds since the epoch; None: it has not."""
         return next((each["time"] for each in self.events if each["state"] == "RUNNING"), None)
 
+    @property
+    def given_up(self) -> bool:
+        """Return whether the run was ended here only: something may still run where it was."""
+        return bool(self.last.get("given_up"))
+
     def told(self, name: str) -> Any:
         """Return what the latest event that has ``name`` says; None where none has."""
         return latest(self.events, name)

@@ -165,8 +165,13 @@ class Ssh:
         queue.withdraw([run for run in runs if waits(run)])
 
     def interrupt(self, run: Open, *, waits: bool) -> None:
-        """Have the supervisor end the run; where its host is gone, end what the others run."""
+        """Have the supervisor end the run; where its host is gone, end what the others run.
+
+        Of a run that was given up, all that its hosts run is ended.
+        """
         run = _begun(run) if waits else read(run.folder)
+        if run.given_up:
+            _end_all(run)
         if RunState(run.last["state"]).final:
             return
         hosts, (first, *others) = all_hosts(run.record), hosts_of(run)
@@ -176,8 +181,10 @@ class Ssh:
             ended = side_by_side(lambda host: _end(run, hosts, host), others)
             if all(isinstance(each, SubmitError) for each in ended):
                 raise _out_of_reach(run, error) from error
-            why = f"what its other hosts ran was ended; {error.message}"
-            outcome.cancelled(run.folder, run.record, record_outcome, started=run.started, why=why)
+            told = {"reason": f"what its other hosts ran was ended; {error.message}"}
+            outcome.cancelled(
+                run.folder, run.record, record_outcome, started=run.started, told=told
+            )
 
 
 def _begun(run: Open) -> Open:
@@ -204,6 +211,16 @@ def _begun(run: Open) -> Open:
 def _out_of_reach(run: Open, error: SubmitError) -> StateError:
     hint = f"To have it end here only: launcher cancel --give-up {run.folder.id}"
     return StateError(error.message, hint=f"{error.hint}\n  {hint}".lstrip())
+
+
+def _end_all(run: Open) -> None:
+    """End what hosts run of it, and have its pool start it no more; StateError: one is away."""
+    hosts = all_hosts(run.record)
+    errors = queue.withdraw([run])
+    # Those that its pool chose are known where it had begun, as far as we had heard.
+    answers = side_by_side(lambda host: _end(run, hosts, host), hosts_of(run) or hosts.hosts)
+    for error in (*errors, *(each for each in answers if isinstance(each, SubmitError))):
+        raise StateError(error.message, hint=error.hint)
 
 
 def _end(run: Open, hosts: Hosts, host: Host) -> int:
