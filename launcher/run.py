@@ -85,7 +85,8 @@ class Run:
             waiting.look(status)
             waited = time.monotonic() - begun
             if timeout_s is not None and waited >= timeout_s:
-                raise TimeoutError(f"run {self.id} is {state.value} after {timeout_s} s")
+                why = f": {status.reason}" if status.reason else ""
+                raise TimeoutError(f"run {self.id} is {state.value} after {timeout_s} s{why}")
             time.sleep(min(_POLL_S + waited / 50, 1.0))
         return state
 

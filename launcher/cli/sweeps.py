@@ -113,7 +113,7 @@ def cancel(argv: Sequence[str]) -> int:
 
 def logs(argv: Sequence[str]) -> int:
     """Print the output of a run, or of all runs of a sweep; -f follows it to the end."""
-    from launcher.follow import Tail, follow, refresh  # noqa: PLC0415
+    from launcher.follow import Tail, follow  # noqa: PLC0415
 
     options_of = parser("logs", logs)
     options_of.add_argument("-f", "--follow", action="store_true", help="until all has ended")
@@ -135,8 +135,10 @@ def logs(argv: Sequence[str]) -> int:
     if options.follow:
         follow(tail, write, say)
     else:
-        refresh(folder)
+        status = Run(folder).status
         tail.drain(write)
+        if status.reason and not status.state.final:
+            say(f"launcher: {status.reason}")
     return 0
 
 

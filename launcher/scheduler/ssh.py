@@ -193,8 +193,9 @@ def _begun(run: Open) -> Open:
     if waits(run):
         for error in queue.withdraw([run]):
             raise _out_of_reach(run, error) from error
+    seen: Seen | SubmitError | None = None
     while waits(run) and time.monotonic() < end:
-        mirror.bring([run])
+        seen = mirror.bring([run]).get(run.folder.id)
         run = read(run.folder)
         if RunState(run.last["state"]).final:
             return run
@@ -204,6 +205,8 @@ def _begun(run: Open) -> Open:
             f"run {run.folder.id} is being submitted", hint="Ctrl-C ends that; or wait for it."
         )
     if RunState(run.last["state"]) is not RunState.RUNNING:
+        if isinstance(seen, SubmitError):
+            raise StateError(seen.message, hint=seen.hint)
         raise StateError(f"run {run.folder.id}: its supervisor does not start", hint="Try again.")
     return run
 

@@ -73,7 +73,8 @@ def look(run: Open) -> tuple[list[Result], dict[str, SubmitError]]:
         for host, files in told.items()
     }
     if told != before:
-        write_atomically(run.folder.file(_KNOWN), json.dumps(told))
+        with contextlib.suppress(OSError):  # then all is asked again
+            write_atomically(run.folder.file(_KNOWN), json.dumps(told))
     errors = _errors([*asked], answers) | {host: _removed(run, host) for host, _ in removed}
     return _placed(run.folder, told), errors
 
