@@ -95,7 +95,8 @@ class Prepared:
                     mirror.bring([run])
                     time.sleep(_SOON_S)
         except KeyboardInterrupt:
-            self.say(f"launcher: run {self.folder.id} goes on without us")
+            name = self.folder.id
+            self.say(f"launcher: run {name} goes on without us: launcher cancel {name} ends it")
             raise
         if waits(run := read(self.folder)):
             self.say(f"launcher: {_waits_for(run)}")
@@ -267,7 +268,9 @@ def _without_its_first(run: Open, error: SubmitError) -> View:
     if True in ended and not any(each is False for each in ended):
         reason = f"{error.message}; its other hosts have lost it, too, and ended their ranks"
         return View(holds=False, state=RunState.FAILED, reason=reason, brought=True)
-    return View(holds=None, reason=error.message)
+    goes_on = "the run may go on there; launcher cancel --give-up ends it here only"
+    kept = isinstance(error, mirror.UnkeptError)
+    return View(holds=None, reason=error.message if kept else f"{error.message}: {goes_on}")
 
 
 def _waits_for(run: Open) -> str:

@@ -51,7 +51,7 @@ class Seen:
     coming: bool
 
 
-class _UnkeptError(SubmitError):
+class UnkeptError(SubmitError):
     """What a run writes cannot be kept here; it is asked for again."""
 
 
@@ -190,7 +190,7 @@ def _write(folder: RunFolder, path: str, offset: int, data: bytes, changed: int)
         _write_to(target_path, path, offset, data, changed)
     except OSError as error:
         what = f"what the run writes cannot be kept here, in {folder.path}: {error.strerror}"
-        raise _UnkeptError(what) from error
+        raise UnkeptError(what) from error
 
 
 def _write_to(target_path: str, path: str, offset: int, data: bytes, changed: int) -> None:
@@ -258,7 +258,7 @@ def _finish(run: Open) -> None:
     for host in hosts:
         error = away.get(host.name)
         away_now = error is not None and error.transient and _comes_back(run.last, host)
-        if error is not None and (away_now or isinstance(error, _UnkeptError)):
+        if error is not None and (away_now or isinstance(error, UnkeptError)):
             raise error
 
 
