@@ -106,7 +106,7 @@ class Run:
         except StateError as error:
             if not give_up:
                 raise
-            return _give_up(read(self.folder), error.message)
+            return given_up(read(self.folder), error.message)
         grace_s = self.folder.record().grace_s
         try:
             return self.wait(grace_s + PATIENCE_S)
@@ -123,7 +123,8 @@ class Run:
             scheduler(run.record.compute).interrupt(run, waits=waits)
 
 
-def _give_up(run: Open, why: str) -> RunState:
+def given_up(run: Open, why: str) -> RunState:
+    """Return how a run that cannot be reached ends here: it is cancelled, as far as is known."""
     later = f"launcher cancel {run.folder.id} ends what it may still run, once that is reached"
     return _conclude(run, f"given up: {later}; {why}", given_up=True)
 

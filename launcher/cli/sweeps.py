@@ -99,13 +99,11 @@ def cancel(argv: Sequence[str]) -> int:
         if isinstance(folder, RunFolder):
             state = Run(folder).cancel(give_up=options.give_up)
             print(f"{folder.id} {state.value}", flush=True)
-        elif options.give_up:
-            raise ConfigError(f"--give-up: {folder.id} is a sweep", hint="Name runs of it.")
         else:
             from launcher.sweep.status import counts  # noqa: PLC0415
             from launcher.sweep.stop import stop  # noqa: PLC0415
 
-            states = counts(point.state for point in stop(folder))
+            states = counts(point.state for point in stop(folder, give_up=options.give_up))
             told = ", ".join(f"{count} {state}" for state, count in states.items())
             print(f"{folder.id} {told}", flush=True)
     return 0

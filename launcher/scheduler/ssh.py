@@ -268,9 +268,9 @@ def _without_its_first(run: Open, error: SubmitError) -> View:
     if True in ended and not any(each is False for each in ended):
         reason = f"{error.message}; its other hosts have lost it, too, and ended their ranks"
         return View(holds=False, state=RunState.FAILED, reason=reason, brought=True)
-    goes_on = "the run may go on there; launcher cancel --give-up ends it here only"
+    goes_on = "; it may go on there (launcher cancel --give-up ends it here only)"
     kept = isinstance(error, mirror.UnkeptError)
-    return View(holds=None, reason=error.message if kept else f"{error.message}: {goes_on}")
+    return View(holds=None, reason=error.message + ("" if kept else goes_on))
 
 
 def _waits_for(run: Open) -> str:

@@ -327,3 +327,19 @@ def test_the_first_host_goes_away(pool: SshProject) -> None:
     again, said = sweep(pool, "script_params.lr=1,2,3,4,5,6")
     assert (again, "4 runs queued" in said) == (first, True)
     assert [*ended(pool, first).values()].count("SUCCEEDED") == 6
+
+
+def test_a_sweep_whose_host_is_gone_for_good(pool: SshProject) -> None:
+    pool.write("train.py", WAITS)
+    first, _ = sweep(pool, "compute.connect_timeout_s=1", "script_params.lr=1,2")
+    running(pool, 2)
+    until(lambda: pool.launch("runs").stdout.count("RUNNING") == 2)
+    pool.hosts.hosta.kill()
+    refused = pool.launch("cancel", first)
+    assert refused.returncode == 1
+    assert "2 runs of sweep" in refused.stderr
+    assert "hosta cannot be reached" in refused.stderr
+    assert f"launcher cancel --give-up {first}" in refused.stderr
+    done = pool.launch("cancel", "--give-up", first)
+    assert done.stdout == f"{first} 2 CANCELLED\n", done.stderr
+    assert {state(run) for run in pool.runs} == {"CANCELLED"}
