@@ -132,8 +132,11 @@ class Scheduler(Protocol):
     def refresh(self, runs: Sequence[Open]) -> None:
         """Have the runs' folders show what they have written elsewhere, as far as that is known."""
 
-    def cancel_waiting(self, runs: Sequence[Open]) -> None:
-        """Have runs cancelled that have not started, as far as they still have not."""
+    def cancel_waiting(self, runs: Sequence[Open]) -> dict[str, str]:
+        """Have runs cancelled that have not started, as far as they still have not.
+
+        Returns why that could not be asked for, by run.
+        """
 
     def interrupt(self, run: Open, *, waits: bool) -> None:
         """Have the run ended; do not wait. StateError when it cannot be reached from here.

@@ -161,9 +161,10 @@ class Ssh:
         # Who follows a run has read it once, maybe before it had hosts.
         mirror.bring([read(run.folder) if waits(run) else run for run in runs])
 
-    def cancel_waiting(self, runs: Sequence[Open]) -> None:
-        """Have those cancelled that no pool has started, as far as the pools' hosts are reached."""
-        queue.withdraw([run for run in runs if waits(run)])
+    def cancel_waiting(self, runs: Sequence[Open]) -> dict[str, str]:
+        """Have those cancelled that no pool has started; return why a pool could not be asked."""
+        errors = queue.withdraw([run for run in runs if waits(run)])
+        return {run: error.message for run, error in errors.items()}
 
     def interrupt(self, run: Open, *, waits: bool) -> None:
         """Have the supervisor end the run; where its host is gone, end what the others run.
@@ -192,7 +193,7 @@ def _begun(run: Open) -> Open:
     """Return a run that no longer waits: it was cancelled before it began, or begins."""
     end = time.monotonic() + _HANDOVER_S
     if waits(run):
-        for error in queue.withdraw([run]):
+        for error in queue.withdraw([run]).values():
             raise _out_of_reach(run, error) from error
     seen: Seen | SubmitError | None = None
     while waits(run) and time.monotonic() < end:
@@ -220,7 +221,7 @@ def _out_of_reach(run: Open, error: SubmitError) -> StateError:
 def _end_all(run: Open) -> None:
     """End what hosts run of it, and have its pool start it no more; StateError: one is away."""
     hosts = all_hosts(run.record)
-    errors = queue.withdraw([run])
+    errors = queue.withdraw([run]).values()
     # Those that its pool chose are known where it had begun, as far as we had heard.
     answers = side_by_side(lambda host: _end(run, hosts, host), hosts_of(run) or hosts.hosts)
     for error in (*errors, *(each for each in answers if isinstance(each, SubmitError))):

@@ -76,7 +76,8 @@ class _Stopping:
             return
         self._again = now + _AGAIN_S
         for kind in dict.fromkeys(run.record.compute for run in runs):
-            scheduler(kind).cancel_waiting([run for run in runs if run.record.compute == kind])
+            kept = [run for run in runs if run.record.compute == kind]
+            self.beyond |= scheduler(kind).cancel_waiting(kept)
         for run in runs:
             if now > self._until.setdefault(run.folder.id, now + 2 * PATIENCE_S):
                 self.beyond[run.folder.id] = f"run {run.folder.id} still waits"
