@@ -77,6 +77,7 @@ def ready(box: SshProject, *words: str) -> Path:
     until(lambda: all("ready" in box.said(run, 2 * n, host) for n, host in enumerate(hosts)))
     ranks = 4 if len(hosts) > 1 else 1  # of all of which the supervisor has heard
     until(lambda: len(list((box.there(run) / "ranks").glob("?.json"))) == ranks)
+    box.becomes(run, "RUNNING")  # as is known here, too, before anything is cut
     return run
 
 

@@ -32,6 +32,7 @@ def started(box: SshProject, *options: str, script: str = WAITS) -> Path:
     until(lambda: not two or "ready" in box.said(run, 3, box.hosts.hostb))
     # The supervisor has heard of all of them.
     until(lambda: len(list((box.there(run) / "ranks").glob("?.json"))) == (4 if two else 1))
+    box.becomes(run, "RUNNING")  # as is known here, too, before anything is cut
     return run
 
 
