@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from launcher.job import RunState
@@ -18,7 +19,7 @@ from launcher.observe import index
 from launcher.store import append_line, last_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from launcher.job import RunRecord
     from launcher.store import RunFolder
@@ -190,12 +191,15 @@ def cancelled(
     commit: Callable[..., object],
     *,
     started: float | None = None,
-    why: str = "",
+    told: Mapping[str, Any] = MappingProxyType({}),
 ) -> RunState:
-    """Conclude a run whose supervisor has never begun, or cannot be asked; see ``conclude``."""
+    """Conclude a run whose supervisor has never begun, or cannot be asked; see ``conclude``.
+
+    ``told``: what the outcome says beside that.
+    """
     ranks = folder.ranks() if started else ()
     result = judge(folder, ranks, 0, RunState.CANCELLED.value)
-    result |= {"reason": why} if why else {}
+    result |= {"exit_status": None, **told}  # nobody has seen one
     return conclude(folder, record, result, commit, started=started, insist=False)
 
 

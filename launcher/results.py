@@ -97,7 +97,7 @@ def fetch(folder: RunFolder, paths: Sequence[str], say: Callable[[str], object])
             some = ", ".join(one.path for one in found[:_SOME]) + (", ..." if found[_SOME:] else "")
             raise StoreError(
                 f"run {folder.id} has no {each}",
-                hint=f"It has: {some}." if found else "It has no outputs and no checkpoints yet.",
+                hint=f"It has: {some}" if found else "It has no outputs and no checkpoints.",
             )
     return [each for each in _named(found, paths) if os.path.isfile(each.place)]
 

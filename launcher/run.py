@@ -85,7 +85,8 @@ class Run:
             waiting.look(status)
             waited = time.monotonic() - begun
             if timeout_s is not None and waited >= timeout_s:
-                raise TimeoutError(f"run {self.id} is {state.value} after {timeout_s} s")
+                why = f": {status.reason}" if status.reason else ""
+                raise TimeoutError(f"run {self.id} is {state.value} after {timeout_s} s{why}")
             time.sleep(min(_POLL_S + waited / 50, 1.0))
         return state
 
@@ -93,15 +94,19 @@ class Run:
         """End the run, ranks included, and return its final state; a run that ended is left alone.
 
         Ranks have the run's ``grace_s`` between SIGTERM and SIGKILL. StateError when the run
-        cannot be reached from this machine; who will ``give_up`` has it end here only.
+        cannot be reached from this machine; who will ``give_up`` has it end here only, and has the
+        rest of it ended by a later call.
         """
         try:
+            if (run := read(self.folder)).given_up and not give_up:
+                scheduler(run.record.compute).interrupt(run, waits=False)
+                return _conclude(run, "given up, and ended later")
             if not self.state.final:
                 self.interrupt()
         except StateError as error:
             if not give_up:
                 raise
-            return _give_up(read(self.folder), error.message)
+            return given_up(read(self.folder), error.message)
         grace_s = self.folder.record().grace_s
         try:
             return self.wait(grace_s + PATIENCE_S)
@@ -118,12 +123,18 @@ class Run:
             scheduler(run.record.compute).interrupt(run, waits=waits)
 
 
-def _give_up(run: Open, why: str) -> RunState:
+def given_up(run: Open, why: str) -> RunState:
+    """Return how a run that cannot be reached ends here: it is cancelled, as far as is known."""
+    later = f"launcher cancel {run.folder.id} ends what it may still run, once that is reached"
+    return _conclude(run, f"given up: {later}; {why}", given_up=True)
+
+
+def _conclude(run: Open, why: str, **told: Any) -> RunState:
     from launcher.outcome import cancelled  # noqa: PLC0415 - seldom
     from launcher.record import record_outcome  # noqa: PLC0415
 
-    told = f"given up, and what it may still run was not ended; {why}"
-    return cancelled(run.folder, run.record, record_outcome, started=run.started, why=told)
+    told |= {"reason": why}
+    return cancelled(run.folder, run.record, record_outcome, started=run.started, told=told)
 
 
 def _started(folder: RunFolder) -> Open:

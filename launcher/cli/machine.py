@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def env(argv: Sequence[str]) -> int:
     """List, build ahead and remove the environments that jobs run in."""
     options_of = parser("env", env)
-    verbs = options_of.add_subparsers(dest="what", required=True)
+    verbs = options_of.add_subparsers(dest="what", metavar="list|build|remove", required=True)
     listing = verbs.add_parser("list", help="what is in the cache")
     listing.add_argument("--json", action="store_true", help="as JSON")
     building = verbs.add_parser(

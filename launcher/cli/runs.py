@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import api
 from launcher.cli.words import RUN_HELP, RUNS_DIR_HELP, SWEEP_HELP, joined, parser, say
+from launcher.errors import ConfigError
 from launcher.results import elsewhere, listed
 from launcher.run import Run
 from launcher.shell import shell_word
@@ -106,10 +107,14 @@ def fetch(argv: Sequence[str]) -> int:
     if options.list:
         from launcher import show  # noqa: PLC0415
 
-        sys.stdout.write(show.results_table(listed(folder)))
-        return 0
-    for place in Run(folder).fetch(*options.paths, say=say):
-        print(place)
+        found = listed(folder)
+        lines = show.results_table(found).splitlines() if found else []
+    else:
+        lines = Run(folder).fetch(*options.paths, say=say)
+    for line in lines:
+        print(line)
+    if not lines:
+        say(f"launcher: run {folder.id} has no outputs and no checkpoints")
     return 0
 
 
@@ -149,4 +154,7 @@ def _one_run(
         options_of.add_argument("paths", nargs="*", metavar="PATH", help=_PATH_HELP)
     options_of.add_argument("--runs-dir", help=RUNS_DIR_HELP)
     options = options_of.parse_args(argv)
+    if paths and "/" in options.run:
+        hint = f"Of the latest run: launcher fetch @last {shell_word(options.run)}"
+        raise ConfigError(f"{options.run}: not a run", hint=hint)
     return api.find_run(api.store(options.runs_dir), options.run), options

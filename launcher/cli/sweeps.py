@@ -99,13 +99,11 @@ def cancel(argv: Sequence[str]) -> int:
         if isinstance(folder, RunFolder):
             state = Run(folder).cancel(give_up=options.give_up)
             print(f"{folder.id} {state.value}", flush=True)
-        elif options.give_up:
-            raise ConfigError(f"--give-up: {folder.id} is a sweep", hint="Name runs of it.")
         else:
             from launcher.sweep.status import counts  # noqa: PLC0415
             from launcher.sweep.stop import stop  # noqa: PLC0415
 
-            states = counts(point.state for point in stop(folder))
+            states = counts(point.state for point in stop(folder, give_up=options.give_up))
             told = ", ".join(f"{count} {state}" for state, count in states.items())
             print(f"{folder.id} {told}", flush=True)
     return 0
@@ -113,7 +111,7 @@ def cancel(argv: Sequence[str]) -> int:
 
 def logs(argv: Sequence[str]) -> int:
     """Print the output of a run, or of all runs of a sweep; -f follows it to the end."""
-    from launcher.follow import Tail, follow, refresh  # noqa: PLC0415
+    from launcher.follow import Tail, follow  # noqa: PLC0415
 
     options_of = parser("logs", logs)
     options_of.add_argument("-f", "--follow", action="store_true", help="until all has ended")
@@ -135,8 +133,10 @@ def logs(argv: Sequence[str]) -> int:
     if options.follow:
         follow(tail, write, say)
     else:
-        refresh(folder)
+        status = Run(folder).status
         tail.drain(write)
+        if status.reason and not status.state.final:
+            say(f"launcher: {status.reason}")
     return 0
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from launcher.errors import ConfigError
+from launcher.errors import ConfigError, nearest
 
 # An alias, or [user@]host[:port]. What ssh or a shell could take for something else is no name.
 _NAME = re.compile(r"[A-Za-z0-9_.\[:][^\s\x00-\x1f\x7f'\"`$\\;&|<>(){}*?!#]*")
@@ -31,11 +31,13 @@ def named(index: int, given: Any) -> Named:
     """Return a host of compute.hosts; raise ConfigError when it is none."""
     values = {"host": given} if isinstance(given, str) else given
     key = f"compute.hosts[{index}]"
-    if not isinstance(values, dict) or not set(values) <= {"host", "address", *_COUNTS}:
+    allowed = {"host", "address", *_COUNTS}
+    unknown = "" if not isinstance(values, dict) else next(iter({*values} - allowed), "")
+    if not isinstance(values, dict) or unknown:
         raise ConfigError(
-            f"{key}={given}: not a host",
-            hint="An alias of ssh's configuration, user@host:port, or "
-            "{host: ..., slots: ..., gpus: ..., address: ...}.",
+            f"{key}={given}: " + (f"there is no such key {unknown}" if unknown else "not a host"),
+            hint=nearest(str(unknown), allowed) + "An alias of ssh's configuration, "
+            "user@host:port, or {host: ..., slots: ..., gpus: ..., address: ...}.",
         )
     for name, least in _COUNTS.items():
         count = values.get(name)

@@ -82,9 +82,10 @@ class Ssh:
         if self.max_parallel is not None and self.max_parallel < 1:
             raise PlanError(f"compute.max_parallel={self.max_parallel}: must be 1 or more")
         if len(self.hosts) < resources.nodes:
-            names = [each.name for each in self.named()]
+            names = ",".join(each.name for each in self.named())
+            needs = f"nodes={resources.nodes} needs as many hosts, and it names {len(self.hosts)}"
             raise PlanError(
-                f"compute.hosts={names}: nodes={resources.nodes} needs as many hosts",
+                f"compute.hosts=[{names}]: {needs}",
                 hint="compute.hosts=[hosta,hostb] names them, in rank order.",
             )
         for each in self.named():

@@ -46,6 +46,11 @@ class Open:
         """Return when the run began, in seconds since the epoch; None: it has not."""
         return next((each["time"] for each in self.events if each["state"] == "RUNNING"), None)
 
+    @property
+    def given_up(self) -> bool:
+        """Return whether the run was ended here only: something may still run where it was."""
+        return bool(self.last.get("given_up"))
+
     def told(self, name: str) -> Any:
         """Return what the latest event that has ``name`` says; None where none has."""
         return latest(self.events, name)
@@ -127,8 +132,11 @@ class Scheduler(Protocol):
     def refresh(self, runs: Sequence[Open]) -> None:
         """Have the runs' folders show what they have written elsewhere, as far as that is known."""
 
-    def cancel_waiting(self, runs: Sequence[Open]) -> None:
-        """Have runs cancelled that have not started, as far as they still have not."""
+    def cancel_waiting(self, runs: Sequence[Open]) -> dict[str, str]:
+        """Have runs cancelled that have not started, as far as they still have not.
+
+        Returns why that could not be asked for, by run.
+        """
 
     def interrupt(self, run: Open, *, waits: bool) -> None:
         """Have the run ended; do not wait. StateError when it cannot be reached from here.

@@ -128,11 +128,12 @@ class Local:
     def refresh(self, runs: Sequence[Open]) -> None:
         """Do nothing: what runs write lies in their folders."""
 
-    def cancel_waiting(self, runs: Sequence[Open]) -> None:
+    def cancel_waiting(self, runs: Sequence[Open]) -> dict[str, str]:
         """Have those cancelled that no pool has started; nothing was run, so none is committed."""
         for run in runs:
             if RunState(run.last["state"]) is RunState.PENDING:
                 _cancel(run, lambda *_: None)
+        return {}
 
     def interrupt(self, run: Open, *, waits: bool) -> None:
         """Tell the run's supervisor to stop it, at once when told twice; one that waits just ends.

@@ -160,7 +160,7 @@ class Slurm:
         """Return whether Slurm has the array; its number is then written down."""
         return numbered(group, latest(group.events(), "job_name")) is not None
 
-    def cancel_waiting(self, runs: Sequence[Open]) -> None:
+    def cancel_waiting(self, runs: Sequence[Open]) -> dict[str, str]:
         """Cancel the jobs of runs that wait, hundreds by one call."""
         ids = [str(run.told("job_id")) for run in runs if run.told("job_id")]
         for run in runs:
@@ -169,6 +169,7 @@ class Slurm:
         for first in range(0, len(ids), _MANY):
             process.run(("scancel", "--state=PENDING", *ids[first : first + _MANY]), timeout_s=60)
         queue.forget()
+        return {}
 
     def interrupt(self, run: Open, *, waits: bool) -> None:
         """Have the supervisor end the run, which gives ranks their time; a queued job just goes."""

@@ -95,7 +95,8 @@ class Prepared:
                     mirror.bring([run])
                     time.sleep(_SOON_S)
         except KeyboardInterrupt:
-            self.say(f"launcher: run {self.folder.id} goes on without us")
+            name = self.folder.id
+            self.say(f"launcher: run {name} goes on without us: launcher cancel {name} ends it")
             raise
         if waits(run := read(self.folder)):
             self.say(f"launcher: {_waits_for(run)}")
@@ -160,13 +161,19 @@ class Ssh:
         # Who follows a run has read it once, maybe before it had hosts.
         mirror.bring([read(run.folder) if waits(run) else run for run in runs])
 
-    def cancel_waiting(self, runs: Sequence[Open]) -> None:
-        """Have those cancelled that no pool has started, as far as the pools' hosts are reached."""
-        queue.withdraw([run for run in runs if waits(run)])
+    def cancel_waiting(self, runs: Sequence[Open]) -> dict[str, str]:
+        """Have those cancelled that no pool has started; return why a pool could not be asked."""
+        errors = queue.withdraw([run for run in runs if waits(run)])
+        return {run: error.message for run, error in errors.items()}
 
     def interrupt(self, run: Open, *, waits: bool) -> None:
-        """Have the supervisor end the run; where its host is gone, end what the others run."""
+        """Have the supervisor end the run; where its host is gone, end what the others run.
+
+        Of a run that was given up, all that its hosts run is ended.
+        """
         run = _begun(run) if waits else read(run.folder)
+        if run.given_up:
+            _end_all(run)
         if RunState(run.last["state"]).final:
             return
         hosts, (first, *others) = all_hosts(run.record), hosts_of(run)
@@ -176,18 +183,21 @@ class Ssh:
             ended = side_by_side(lambda host: _end(run, hosts, host), others)
             if all(isinstance(each, SubmitError) for each in ended):
                 raise _out_of_reach(run, error) from error
-            why = f"what its other hosts ran was ended; {error.message}"
-            outcome.cancelled(run.folder, run.record, record_outcome, started=run.started, why=why)
+            told = {"reason": f"what its other hosts ran was ended; {error.message}"}
+            outcome.cancelled(
+                run.folder, run.record, record_outcome, started=run.started, told=told
+            )
 
 
 def _begun(run: Open) -> Open:
     """Return a run that no longer waits: it was cancelled before it began, or begins."""
     end = time.monotonic() + _HANDOVER_S
     if waits(run):
-        for error in queue.withdraw([run]):
+        for error in queue.withdraw([run]).values():
             raise _out_of_reach(run, error) from error
+    seen: Seen | SubmitError | None = None
     while waits(run) and time.monotonic() < end:
-        mirror.bring([run])
+        seen = mirror.bring([run]).get(run.folder.id)
         run = read(run.folder)
         if RunState(run.last["state"]).final:
             return run
@@ -197,6 +207,8 @@ def _begun(run: Open) -> Open:
             f"run {run.folder.id} is being submitted", hint="Ctrl-C ends that; or wait for it."
         )
     if RunState(run.last["state"]) is not RunState.RUNNING:
+        if isinstance(seen, SubmitError):
+            raise StateError(seen.message, hint=seen.hint)
         raise StateError(f"run {run.folder.id}: its supervisor does not start", hint="Try again.")
     return run
 
@@ -204,6 +216,16 @@ def _begun(run: Open) -> Open:
 def _out_of_reach(run: Open, error: SubmitError) -> StateError:
     hint = f"To have it end here only: launcher cancel --give-up {run.folder.id}"
     return StateError(error.message, hint=f"{error.hint}\n  {hint}".lstrip())
+
+
+def _end_all(run: Open) -> None:
+    """End what hosts run of it, and have its pool start it no more; StateError: one is away."""
+    hosts = all_hosts(run.record)
+    errors = queue.withdraw([run]).values()
+    # Those that its pool chose are known where it had begun, as far as we had heard.
+    answers = side_by_side(lambda host: _end(run, hosts, host), hosts_of(run) or hosts.hosts)
+    for error in (*errors, *(each for each in answers if isinstance(each, SubmitError))):
+        raise StateError(error.message, hint=error.hint)
 
 
 def _end(run: Open, hosts: Hosts, host: Host) -> int:
@@ -247,7 +269,9 @@ def _without_its_first(run: Open, error: SubmitError) -> View:
     if True in ended and not any(each is False for each in ended):
         reason = f"{error.message}; its other hosts have lost it, too, and ended their ranks"
         return View(holds=False, state=RunState.FAILED, reason=reason, brought=True)
-    return View(holds=None, reason=error.message)
+    goes_on = "; it may go on there (launcher cancel --give-up ends it here only)"
+    kept = isinstance(error, mirror.UnkeptError)
+    return View(holds=None, reason=error.message + ("" if kept else goes_on))
 
 
 def _waits_for(run: Open) -> str:

@@ -51,6 +51,10 @@ class Seen:
     coming: bool
 
 
+class UnkeptError(SubmitError):
+    """What a run writes cannot be kept here; it is asked for again."""
+
+
 _Answer: TypeAlias = "tuple[Seen, list[tuple[int, bytes]]]"  # with pieces of its events
 _Told: TypeAlias = "dict[str, _Answer]"  # by run
 
@@ -178,9 +182,18 @@ def _have(folder: RunFolder, found: _Told) -> dict[str, tuple[int, int]]:
 
 
 def _write(folder: RunFolder, path: str, offset: int, data: bytes, changed: int) -> None:
+    """Write what has come of a file."""
     target_path = os.path.normpath(folder.file(path))
     if not target_path.startswith(f"{folder.path}{os.sep}"):
         return  # a host does not say where else in our file system it writes
+    try:
+        _write_to(target_path, path, offset, data, changed)
+    except OSError as error:
+        what = f"what the run writes cannot be kept here, in {folder.path}: {error.strerror}"
+        raise UnkeptError(what) from error
+
+
+def _write_to(target_path: str, path: str, offset: int, data: bytes, changed: int) -> None:
     os.makedirs(os.path.dirname(target_path), exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     if path.startswith("ranks/"):
@@ -230,7 +243,8 @@ def _read(text: bytes) -> list[dict[str, Any]]:
 def _finish(run: Open) -> None:
     """Bring the last of a run that has ended: logs, and outputs, from each host that is reached.
 
-    SubmitError: a host that may come back is away; the next command goes on.
+    SubmitError: a host that may come back is away, or there is no room here; the next command
+    goes on.
     """
     hosts = hosts_of(run)
     logs = side_by_side(lambda host: _bring(way(run, host), [run]), hosts)
@@ -243,7 +257,8 @@ def _finish(run: Open) -> None:
         away |= results.bring(run, outputs, lambda _: None)
     for host in hosts:
         error = away.get(host.name)
-        if error is not None and error.transient and _comes_back(run.last, host):
+        away_now = error is not None and error.transient and _comes_back(run.last, host)
+        if error is not None and (away_now or isinstance(error, UnkeptError)):
             raise error
 
 

@@ -80,14 +80,19 @@ def settle(group: GroupFolder) -> bool:
     return bool(of_run(hosts, hosts.hosts[0]).ask("settle", group=_name(group))[0])
 
 
-def withdraw(runs: Sequence[Open]) -> list[SubmitError]:
-    """Have runs cancelled that wait; return the errors of hosts that are not reached."""
+def withdraw(runs: Sequence[Open]) -> dict[str, SubmitError]:
+    """Have runs cancelled that wait; return the errors of hosts that are not reached, by run."""
     asked: dict[tuple[Hosts, Host], list[str]] = {}
     for run in runs:
         hosts = all_hosts(run.record)
         asked.setdefault((hosts, hosts.hosts[0]), []).append(run.folder.id)
     answers = side_by_side(lambda at: of_run(*at).ask("withdraw", runs=asked[at]), [*asked])
-    return [each for each in answers if isinstance(each, SubmitError)]
+    return {
+        run: answer
+        for at, answer in zip(asked, answers, strict=True)
+        if isinstance(answer, SubmitError)
+        for run in asked[at]
+    }
 
 
 def _source(record: RunRecord) -> Snapshot:

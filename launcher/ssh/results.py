@@ -49,23 +49,46 @@ def known(folder: RunFolder) -> list[Result]:
 
 
 def look(run: Open) -> tuple[list[Result], dict[str, SubmitError]]:
-    """Return what the hosts of a run have, and why some were not asked: of these, as known."""
+    """Return what the hosts of a run have, and why some did not tell: of these, as known.
+
+    Of a host that has the run no more that is what was brought before.
+    """
     ways = [way(run, host) for host in hosts_of(run)]
     answers = side_by_side(lambda to: ready(to).ask("results", run=run.folder.id)[0], ways)
-    before, told = _recall(run.folder), {}
-    for to, answer in zip(ways, answers, strict=True):
-        if not isinstance(answer, SubmitError):
-            told[to.name] = answer
-        elif to.name in before:
-            told[to.name] = before[to.name]
+    asked = {to.name: answer for to, answer in zip(ways, answers, strict=True)}
+    before = _recall(run.folder)
+    told: dict[str, _Told] = {}
+    for host, answer in asked.items():
+        if isinstance(answer, list):
+            told[host] = answer
+        elif host in before:
+            told[host] = before[host]
+    removed = {
+        (each.host, each.path)
+        for each in _placed(run.folder, told)
+        if asked[each.host] is None and not each.here
+    }
+    told = {
+        host: [each for each in files if (host, each[0]) not in removed]
+        for host, files in told.items()
+    }
     if told != before:
-        write_atomically(run.folder.file(_KNOWN), json.dumps(told))
-    return _placed(run.folder, told), _errors([to.name for to in ways], answers)
+        with contextlib.suppress(OSError):  # then all is asked again
+            write_atomically(run.folder.file(_KNOWN), json.dumps(told))
+    errors = _errors([*asked], answers) | {host: _removed(run, host) for host, _ in removed}
+    return _placed(run.folder, told), errors
 
 
 def _errors(names: Sequence[str], answers: Sequence[Any]) -> dict[str, SubmitError]:
     pairs = zip(names, answers, strict=True)
     return {name: each for name, each in pairs if isinstance(each, SubmitError)}
+
+
+def _removed(run: Open, host: str) -> SubmitError:
+    return SubmitError(
+        f"{host}: run {run.folder.id} was removed there, with what is not here of it",
+        hint=f"launcher rerun {run.folder.id} runs it again.",
+    )
 
 
 def _recall(folder: RunFolder) -> dict[str, _Told]:
@@ -169,7 +192,7 @@ class _Way:
 
     def _now(self, channel: Channel, others: Sequence[Result]) -> list[Result]:
         """Return files as they are now; old checkpoints that are gone by now are left out."""
-        now = {path: stamp for path, *stamp in channel.ask("results", run=self.run)[0]}
+        now = {path: stamp for path, *stamp in channel.ask("results", run=self.run)[0] or ()}
         return [
             replace(each, size=now[each.path][0], changed=now[each.path][1])
             for each in others

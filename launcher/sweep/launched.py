@@ -52,6 +52,6 @@ class LaunchedSweep:
                 raise TimeoutError(f"sweep {self.id} has {states} after {timeout_s} s")
         return states
 
-    def cancel(self) -> dict[str, int]:
+    def cancel(self, *, give_up: bool = False) -> dict[str, int]:
         """End all its runs, and return how many points ended how; StateError as Run.cancel."""
-        return counts(point.state for point in stop(self.folder))
+        return counts(point.state for point in stop(self.folder, give_up=give_up))

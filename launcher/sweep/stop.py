@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from launcher.errors import LaunchError, StateError
 from launcher.job import RunState
-from launcher.run import PATIENCE_S
+from launcher.run import PATIENCE_S, given_up
 from launcher.scheduler import scheduler
 from launcher.sweep import heal
 from launcher.sweep.status import SweepLooks
@@ -25,18 +25,20 @@ _AGAIN_S = 5.0  # until what still waits is cancelled anew
 _SHARE = 5  # times as long as a look took, at least, is the pause
 
 
-def stop(sweep: SweepFolder) -> list[Point]:
+def stop(sweep: SweepFolder, *, give_up: bool = False) -> list[Point]:
     """Return the points, once all their runs have ended; what had ended is left alone.
 
     Ranks have their run's ``grace_s`` between SIGTERM and SIGKILL, all of them the same one.
-    StateError, when all others have ended, for runs that cannot be reached from this machine.
+    StateError, when all others have ended, for runs that cannot be reached from this machine; who
+    will ``give_up`` has them end here only.
     """
     heal.stop(sweep)
     looks, stopping = SweepLooks(sweep), _Stopping()
     while True:
         before = time.monotonic()
         points = looks.now()
-        states = {each.entry.run: each.status.state for each in points if each.status}
+        known = {each.entry.run: each.status for each in points if each.status}
+        states = {run: status.state for run, status in known.items()}
         left = {run for run, state in states.items() if not state.final} - set(stopping.beyond)
         if not left:
             break
@@ -47,10 +49,15 @@ def stop(sweep: SweepFolder) -> list[Point]:
         stopping.cancel_waiting(waiting)
         stopping.interrupt(going)
         time.sleep(max(_POLL_S, (time.monotonic() - before) * _SHARE))
-    for run, why in stopping.beyond.items():
-        if not states[run].final:
-            raise StateError(f"{len(stopping.beyond)} runs of sweep {sweep.id} go on: {why}")
-    return points
+    lost = {run: why for run, why in stopping.beyond.items() if not states[run].final}
+    for run, why in lost.items():
+        if not give_up:
+            raise StateError(
+                f"{len(lost)} runs of sweep {sweep.id} go on: {known[run].reason or why}",
+                hint=f"To have them end here only: launcher cancel --give-up {sweep.id}",
+            )
+        given_up(looks.looks.open[run], why)
+    return looks.now() if lost else points
 
 
 class _Stopping:
@@ -69,7 +76,8 @@ class _Stopping:
             return
         self._again = now + _AGAIN_S
         for kind in dict.fromkeys(run.record.compute for run in runs):
-            scheduler(kind).cancel_waiting([run for run in runs if run.record.compute == kind])
+            kept = [run for run in runs if run.record.compute == kind]
+            self.beyond |= scheduler(kind).cancel_waiting(kept)
         for run in runs:
             if now > self._until.setdefault(run.folder.id, now + 2 * PATIENCE_S):
                 self.beyond[run.folder.id] = f"run {run.folder.id} still waits"

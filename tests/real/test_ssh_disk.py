@@ -153,3 +153,28 @@ def test_a_start_that_finds_no_room(box: SshProject, moment: str) -> None:
     until(lambda: "ready" in box.said(run))
     (box.there(run) / "go").touch()
     assert box.launch("wait", run.name).stdout == f"{run.name} SUCCEEDED\n"
+
+
+def test_a_folder_here_that_takes_nothing_more(box: SshProject) -> None:
+    box.write("train.py", "import time\nprint('ready', flush=True)\ntime.sleep(600)\n")
+    run = box.submit(*SINGLE)
+    until(lambda: box.status(run)["state"] == "RUNNING" and "ready" in box.said(run))
+    kept = [run / "events.jsonl", run / "logs"]
+    for each in kept:
+        each.chmod(0o500)
+    for log_of in (run / "logs").iterdir():
+        log_of.unlink()
+    told = box.status(run)
+    assert told["state"] == "RUNNING"
+    assert f"cannot be kept here, in {run}: Permission denied" in told["reason"]
+    done = box.launch("logs", run.name)
+    assert told["reason"] in done.stderr
+    assert done.returncode == 0
+    # It is ended all the same, and all is told once there is a place for it.
+    with box.start("cancel", run.name) as cancelling:
+        until(lambda: "CANCELLED" in (box.there(run) / "events.jsonl").read_text())
+        for each in kept:
+            each.chmod(0o700)
+        out, err = cancelling.communicate(timeout=60)
+    assert out == f"{run.name} CANCELLED\n", err
+    assert log(run) == "ready\n"

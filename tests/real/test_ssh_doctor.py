@@ -96,7 +96,7 @@ def test_one_behind_a_jump(project: Project, boxes: SshHosts) -> None:
 
 def test_a_configuration_that_is_wrong_is_told(project: Project, boxes: SshHosts) -> None:
     for words, said in (
-        (("nodes=3",), "nodes=3 needs as many hosts"),
+        (("nodes=3",), "nodes=3 needs as many hosts, and it names 2"),
         (("compute.hosts=[]",), "nodes=1 needs as many hosts"),
         (("compute.ssh_config=none",), "compute.ssh_config=none: there is no such file"),
         (("compute=local",), ""),

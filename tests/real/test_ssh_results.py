@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 from tests.real.conftest import events, until
@@ -110,6 +112,8 @@ def test_checkpoints_are_named_and_brought_when_asked(box: SshProject) -> None:
     assert unknown.returncode == 1
     assert "has no checkpoints/best.pt" in unknown.stderr
     assert "It has: outputs/of-0.txt" in unknown.stderr
+    no_run = box.launch("fetch", "checkpoints/last.pt")
+    assert "launcher fetch @last checkpoints/last.pt" in no_run.stderr
 
 
 def test_what_a_run_has_while_it_goes_on_and_when_it_is_cut_off(box: SshProject) -> None:
@@ -172,6 +176,37 @@ def test_a_large_checkpoint_blocks_nobody_and_is_resumed(box: SshProject) -> Non
     assert not list(parts.iterdir())
     box.hosts.hosta.unplug()  # what is here needs nobody
     assert fetched(box, run.name, "checkpoints/big") == [big]
+
+
+def test_what_was_removed_there(box: SshProject) -> None:
+    box.write("train.py", TRAIN)
+    done = box.launch(*TWO_HOSTS, "wait=true")
+    assert done.returncode == 0, done.stderr
+    run = box.run
+    fetched(box, run.name, "checkpoints/shard-0.pt", "checkpoints/shard-2.pt")
+    shutil.rmtree(box.there(run))
+    shutil.rmtree(box.there(run, box.hosts.hostb))
+    # What is here is known for good; what is not is nowhere.
+    lost = box.launch("fetch", run.name)
+    assert lost.returncode == 3
+    assert f"host: run {run.name} was removed there" in re.sub("host[ab]", "host", lost.stderr)
+    assert f"launcher rerun {run.name}" in lost.stderr
+    here = {f"outputs/of-{rank}.txt" for rank in range(4)}
+    here |= {f"checkpoints/shard-{rank}.pt" for rank in (0, 2)}
+    for _ in range(2):
+        found = fetched(box, run.name)
+        assert {each.relative_to(run).as_posix() for each in found} == here
+    assert "not here" not in box.launch("show").stdout
+
+
+def test_a_run_without_results_says_so(box: SshProject) -> None:
+    box.write("train.py", "pass\n")
+    assert box.launch(*SINGLE, "wait=true").returncode == 0
+    for words in ((), ("--list",)):
+        done = box.launch("fetch", "@last", *words)
+        assert done.returncode == 0
+        assert done.stdout == ""
+        assert "has no outputs and no checkpoints" in done.stderr
 
 
 def test_a_run_of_this_machine_has_all_here(box: SshProject) -> None:

@@ -201,8 +201,37 @@ def test_a_host_that_is_gone_for_good(box: SshProject) -> None:
     done = box.launch("cancel", "--give-up", run.name)
     assert done.stdout == f"{run.name} CANCELLED\n", done.stderr
     told = box.status(run)
-    assert told["state"] == "CANCELLED"
-    assert told["reason"].startswith("given up, and what it may still run was not ended; hosta")
+    assert (told["state"], told["exit_status"]) == ("CANCELLED", None)
+    assert told["reason"].startswith(f"given up: launcher cancel {run.name} ends what it may still")
+    assert "hosta cannot be reached" in told["reason"]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_run_that_was_given_up_is_ended_once_its_host_is_back(
+    box: SshProject, waits: bool
+) -> None:
+    slot = ("compute.hosts=[{host: hosta, slots: 1}]", "compute.connect_timeout_s=1")
+    first = started(box, *SINGLE, *slot, script=FOREVER)
+    run = box.submit(*SINGLE, *slot) if waits else first
+    if waits:
+        assert box.status(run)["state"] == "PENDING"
+    box.hosts.hosta.unplug()
+    assert box.launch("cancel", "--give-up", run.name).returncode == 0
+    away = box.launch("cancel", run.name)
+    assert away.returncode == 1
+    assert "hosta cannot be reached" in away.stderr
+    box.hosts.hosta.plug()
+    assert box.running()
+    assert box.launch("cancel", "--give-up", run.name).returncode == 0  # changes nothing
+    done = box.launch("cancel", run.name)
+    assert done.stdout == f"{run.name} CANCELLED\n", done.stderr
+    if waits:
+        assert box.status(first)["state"] == "RUNNING"
+        assert box.launch("cancel", first.name).returncode == 0
+    quiet(box)
+    assert box.said(run) == ("" if waits else "ready\n")
+    assert box.status(run)["reason"] == "given up, and ended later"
+    assert box.launch("cancel", run.name).stdout == f"{run.name} CANCELLED\n"
 
 
 @pytest.mark.parametrize("silent", [False, True])

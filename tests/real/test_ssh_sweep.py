@@ -334,3 +334,22 @@ def test_the_first_host_goes_away(pool: SshProject) -> None:
     again, said = sweep(pool, "script_params.lr=1,2,3,4,5,6")
     assert (again, "4 runs queued" in said) == (first, True)
     assert [*ended(pool, first).values()].count("SUCCEEDED") == 6
+
+
+def test_a_sweep_whose_host_is_gone_for_good(pool: SshProject) -> None:
+    pool.write("train.py", WAITS)
+    given = ("compute.connect_timeout_s=1", "compute.hosts=[{host: hosta, slots: 2}]")
+    first, _ = sweep(pool, *given, "script_params.lr=1,2,3")
+    running(pool, 2)
+    until(lambda: pool.launch("runs").stdout.count("RUNNING") == 2)
+    pool.hosts.hosta.kill()
+    refused = pool.launch("cancel", first)
+    assert refused.returncode == 1
+    assert "3 runs of sweep" in refused.stderr
+    assert "hosta cannot be reached" in refused.stderr
+    assert f"launcher cancel --give-up {first}" in refused.stderr
+    done = pool.launch("cancel", "--give-up", first)
+    assert done.stdout == f"{first} 3 CANCELLED\n", done.stderr
+    told = json.loads(pool.launch("runs", "--json").stdout)
+    assert {each["state"] for each in told} == {"CANCELLED"}
+    assert all("hosta cannot be reached" in each["reason"] for each in told)

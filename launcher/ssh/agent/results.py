@@ -27,9 +27,14 @@ class Results:
         """Begin; nothing need be there."""
         self.runs = os.path.join(workdir, "runs")
 
-    def results(self, head: dict[str, Any], _: bytes) -> list[tuple[str, int, int]]:
-        """Return the files that a run has to show: path in its folder, size, time of change."""
+    def results(self, head: dict[str, Any], _: bytes) -> list[tuple[str, int, int]] | None:
+        """Return the files that a run has to show: path in its folder, size, time of change.
+
+        None: there is no such run here; it may have been removed.
+        """
         folder = os.path.join(self.runs, os.path.basename(head["run"]))
+        if not os.path.isdir(folder):
+            return None
         found = []
         for top in _TOPS:
             for path, folders, names in os.walk(os.path.join(folder, top)):
