@@ -236,7 +236,7 @@ def _end(run: Open, hosts: Hosts, host: Host) -> int:
 def _view(run: Open, seen: Seen | SubmitError) -> View:
     """Return what is told of a run where it is; ``run``: as it was before that was asked."""
     if not isinstance(seen, SubmitError) and (seen.alive or seen.coming):
-        reason = "" if seen.alive else _waits_for(run)
+        reason = "" if seen.alive else _waits_for(read(run.folder))
         return View(holds=True, reason=reason, brought=True)
     run = read(run.folder)  # with what has just been brought: that it has begun, for one
     if isinstance(seen, SubmitError):
@@ -275,6 +275,8 @@ def _without_its_first(run: Open, error: SubmitError) -> View:
 
 
 def _waits_for(run: Open) -> str:
+    if on := hosts_of(run):
+        return f"the run starts on {', '.join(each.name for each in on)}"
     names = ", ".join(each.name for each in all_hosts(run.record).hosts)
     if run.record.nodes > 1:
         return f"the run waits until {run.record.nodes} of {names} have room for it"

@@ -8,6 +8,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from tests.real.conftest import log, until
+from tests.real.pools import Holder, names, prepare
 from tests.real.slurm import WAITS
 from tests.real.ssh import SINGLE
 
@@ -156,3 +157,27 @@ def test_a_run_that_its_pool_could_not_start_is_recorded(box: SshProject) -> Non
     assert "does not reach the first, hosta: " in ended["reason"]
     told = box.shell(f"git log -1 --format=%B refs/launcher/runs/{run.name}")
     assert ended["reason"] in told.stdout, box.everything(run)
+
+
+def test_a_run_that_is_about_to_start_says_so(box: SshProject) -> None:
+    prepare(box.hosts)
+    box.write("train.py", "print('here')\n")
+    a, b = box.hosts.all[:2]
+    with Holder(a) as here, Holder(b) as there:
+        assert here.ask() == there.ask() == {"held": 1}
+        run = box.submit(*ONE_EACH)
+        until(lambda: any(each.startswith("core.") for each in names(b)))
+        (pool,) = (pid for pid, words in a.processes().items() if f"{run.name}/pool" in words)
+        (hold,) = (
+            pid
+            for pid, words in b.processes().items()
+            if "/pool/hold.py" in words and pid != there.pid
+        )
+        os.kill(pool, signal.SIGSTOP)
+        there.say(drop=True)
+        until(lambda: names(b) == {"core-0"})  # the pool's, which has not heard of it
+        os.kill(hold, signal.SIGSTOP)
+        os.kill(pool, signal.SIGCONT)
+        until(lambda: "the run starts on hostb" in box.launch("show", run.name).stdout)
+        os.kill(hold, signal.SIGCONT)
+        assert box.launch("wait", run.name).stdout == f"{run.name} SUCCEEDED\n"
