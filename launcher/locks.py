@@ -1,6 +1,9 @@
 """Locks of the kernel on files and folders: those of whoever is killed are gone. Source: flock(2).
 
 Standard library only, and sent to hosts as it is.
+
+Why a file is open for writing wherever it is locked exclusively: on NFS it must be, or there is no
+lock. A folder cannot be; its locks are those of one machine there.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ def is_locked(path: str, *, shared: bool = False) -> bool:
     Where there is none, or its disk knows no locks, nobody has.
     """
     try:
-        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        file = _opened(path, os.O_RDWR if shared else os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -28,6 +31,14 @@ def is_locked(path: str, *, shared: bool = False) -> bool:
     finally:
         os.close(file)
     return False
+
+
+def _opened(path: str, how: int) -> int:
+    """Return a file, opened, if need be to be read only."""
+    more = os.O_NOFOLLOW | os.O_CLOEXEC
+    with contextlib.suppress(OSError):  # a folder, or another user's
+        return os.open(path, how | more)
+    return os.open(path, os.O_RDONLY | more)
 
 
 def use(path: str) -> int | None:

@@ -33,7 +33,7 @@ def unbuilt(paths: Iterable[str]) -> Iterator[None]:
     with contextlib.ExitStack() as locks:
         for path in paths:
             if path.endswith((".log", ".lock")):
-                file = locks.enter_context(open(path, "rb"))
+                file = locks.enter_context(open(path, "r+b"))  # see launcher.locks
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
 

@@ -260,7 +260,7 @@ class Code:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Let no other rank of this host come or go meanwhile."""
-        with open(self.tree, "rb") as file:
+        with open(self.tree, "r+b") as file:  # on NFS only what may be written can be locked
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
