@@ -19,14 +19,21 @@ if TYPE_CHECKING:
 LOOKS = """
 import sys
 from launcher.locks import is_locked
-sys.exit(is_locked(sys.argv[1], shared=True) + 2 * is_locked(sys.argv[1]))
+from launcher.ssh.agent.disk import unbuilt
+shared = is_locked(sys.argv[1], shared=True)
+try:
+    with unbuilt([sys.argv[1]]):
+        assert not shared
+except BlockingIOError:
+    assert shared
+sys.exit(shared + 2 * is_locked(sys.argv[1]))
 """
 IN_USE, TAKEN = 1, 2
 
 
 @pytest.mark.parametrize("nfs", [False, True])
 def test_who_looks_is_told_what_is_in_use(tmp_path: Path, *, nfs: bool) -> None:
-    file = tmp_path / "file"
+    file = tmp_path / "build.log"
     file.touch()
     env = {"LD_PRELOAD": str(locks(tmp_path / "nfs.so"))} if nfs else {}
 
