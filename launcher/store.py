@@ -71,7 +71,7 @@ class RunStatus:
 
 def write_atomically(path: str, text: str, mode: int = 0o644) -> None:
     """Write ``text`` to ``path``, whole or not at all."""
-    new = f"{path}.{os.getpid()}.new"
+    new = f"{path}.{os.uname().nodename}.{os.getpid()}.new"
     try:
         file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         with open(file, "w", encoding="utf-8", errors="surrogateescape") as to:

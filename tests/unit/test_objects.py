@@ -20,7 +20,9 @@ from launcher.ssh.agent.objects import (
     name_of,
     rebuilt,
     tree_of,
+    write_whole,
 )
+from launcher.store import write_atomically
 
 HOSTILE = (b"a b", b"new\nline", b"q'\"uote", b"-dash", b"\xff\xfe", b"$HOME`id`", b"d/e\\f", b" ")
 
@@ -118,6 +120,20 @@ def test_what_is_not_its_name_is_not_kept(tmp_path: Path) -> None:
     objects.put(name_of(b"one"), b"one")
     assert add(objects, "1" * 40, text) == []
     assert objects.known() == ["1" * 40]
+
+
+def test_two_hosts_on_one_disk_call_what_they_write_differently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    for host in ("hosta", "hostb"):
+        name = os.uname_result(("Linux", host, "6", "1", "x86_64"))
+        monkeypatch.setattr(os, "uname", lambda name=name: name)
+        with monkeypatch.context() as half:
+            half.setattr(os, "replace", lambda *_: None)  # each is still at it
+            write_whole(str(tmp_path / "bytes"), b"")
+            write_atomically(str(tmp_path / "text"), "")
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_an_object_that_lost_its_content_is_told(tmp_path: Path) -> None:

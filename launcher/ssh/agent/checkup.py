@@ -103,7 +103,7 @@ def connect(head: dict[str, Any], _: bytes) -> list[str]:
 
 def _unwritable(workdir: str) -> str:
     """Return why no file can be written there, or ""."""
-    path = os.path.join(workdir, f"doctor.{os.getpid()}")
+    path = os.path.join(workdir, f"doctor.{os.getpid()}.{os.uname().nodename}")
     try:
         os.makedirs(workdir, mode=0o700, exist_ok=True)
         try:

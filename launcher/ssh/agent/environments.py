@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.environment import Environment, answers
 from launcher.errors import LaunchError, ProvisionError
-from launcher.ssh.agent.objects import Objects
+from launcher.ssh.agent.objects import Objects, beside
 
 if TYPE_CHECKING:
     from launcher.ssh.agent.serve import Agent
@@ -96,7 +96,7 @@ def wheel(head: dict[str, Any], _: bytes) -> tuple[int, bytes]:
 def adopt(head: dict[str, Any], body: bytes) -> bool:
     """Keep a wheel that was built elsewhere, whole or not at all; return whether it did."""
     folder = _folder(head["key"])
-    part = f"{folder}.{os.getpid()}.part"
+    part = beside(folder)
     os.makedirs(part)
     try:
         at = 0

@@ -195,9 +195,14 @@ def _poured(source: int, target: int) -> int:
     return total
 
 
+def beside(path: str) -> str:
+    """Return what to call a part of ``path``: no other process, of no other host, does."""
+    return f"{path}.{os.uname().nodename}.{os.getpid()}.new"
+
+
 def write_whole(path: str, data: bytes | memoryview, mode: int = 0o644) -> None:
     """Write a file, whole or not at all."""
-    new = f"{path}.{os.getpid()}.new"
+    new = beside(path)
     try:
         try:
             file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)

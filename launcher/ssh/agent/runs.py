@@ -53,6 +53,8 @@ class Runs:
         self.agent, self.root = agent, root
         self.trying: list[threading.Thread] = []
         self.tried: list[tuple[str, int]] = []  # by ssh, from here to other hosts
+        name = f"ssh_config.{os.getpid()}.{os.uname().nodename}"
+        self.config = os.path.join(agent.workdir, name)
 
     def _folder(self, run_id: str) -> RunFolder:
         return RunFolder(os.path.join(self.agent.workdir, "runs", os.path.basename(run_id)))
@@ -138,12 +140,11 @@ class Runs:
 
     def reach(self, head: dict[str, Any], body: bytes) -> bool:
         """Begin to try whether ssh gets from here to each address; ``reached`` tells."""
-        file = os.path.join(self.agent.workdir, f"ssh_config.{os.getpid()}")
-        write_atomically(file, body.decode("utf-8", "surrogateescape"), 0o600)
+        write_atomically(self.config, body.decode("utf-8", "surrogateescape"), 0o600)
         self.tried = [("", 0)] * len(head["addresses"])
 
         def try_one(index: int) -> None:
-            argv = ("ssh", "-F", file, "--", head["addresses"][index], "true")
+            argv = ("ssh", "-F", self.config, "--", head["addresses"][index], "true")
             done = process.run(argv, timeout_s=60)
             self.tried[index] = done.stderr, done.status
 
@@ -158,7 +159,7 @@ class Runs:
         for each in self.trying:
             each.join()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(self.agent.workdir, f"ssh_config.{os.getpid()}"))
+            os.unlink(self.config)
         return self.tried
 
 

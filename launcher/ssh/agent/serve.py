@@ -163,7 +163,7 @@ class Agent:
         root = os.path.join(self.workdir, "lib", head["name"])
         with self._kept().in_use():
             if not os.path.isdir(root):
-                new = f"{root}.{os.getpid()}.new"
+                new = self.kind.beside(root)
                 try:
                     self._kept().make(head["name"], new)
                     with contextlib.suppress(OSError):  # another one was quicker

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher.errors import LaunchError
 from launcher.ssh.agent.manifest import FOLDER, entries, extent
-from launcher.ssh.agent.objects import Broken, Objects, rebuilt, write_whole
+from launcher.ssh.agent.objects import Broken, Objects, beside, rebuilt, write_whole
 from launcher.ssh.agent.trees import Laying, remove
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class Shelf:
         return []
 
     def _make(self, digest: str, coming: Coming) -> None:
-        new = os.path.join(self.path, f"{digest}.{os.getpid()}.new")
+        new = beside(os.path.join(self.path, digest))
         before = os.path.join(self.path, coming.base) if coming.base else ""
         try:
             Laying(new, self._file, before).lay(coming.text, set(coming.come))
