@@ -152,6 +152,7 @@ def _known(way: Target, job: JobSpec) -> tuple[Channel, dict[str, Any]]:
     channel, known = _asked(way, max(way.timeout_s, 2 * _QUICK_S), look)
     known |= {"lost": known["missing"], "minor": ".".join(known["version"].split(".")[:2])}
     known["environment"] = {} if known["unwritable"] else _located(way, channel, job)
+    known |= {name: channel.facts[name] for name in ("machine", "since", "machines")}
     return channel, known
 
 
@@ -168,7 +169,7 @@ def _located(way: Target, channel: Channel, job: JobSpec) -> dict[str, Any]:
     asks = asked(job.environment, horovod=job.dist.horovod, mpi=job.dist.kind == "mpi")
 
     def look() -> dict[str, Any]:
-        ready(way)
+        ready(way, list(job.data.values()))  # from now on its folder is made, and told of
         found: dict[str, Any] = channel.ask("locate", **asks)[0]
         offers = described(answers.cache_dir()) if channel.facts["kind"] == kind() else {}
         found["wheel"] = channel.ask("wanted", offers=offers, **asks)[0] != []
@@ -177,7 +178,8 @@ def _located(way: Target, channel: Channel, job: JobSpec) -> dict[str, Any]:
     try:
         found = _asked(way, max(_BRING_S, way.timeout_s), look)
     except LaunchError as error:
-        return {"ready": False, "error": error.message, "hint": error.hint}
+        said = error.message.removeprefix(f"{way.name}: ")
+        return {"ready": False, "error": said, "hint": error.hint}
     return {name: found[name] for name in _LOCATED}
 
 

@@ -25,7 +25,7 @@ from launcher.ssh.connection import (
     side_by_side,
 )
 from launcher.ssh.ready import ready
-from launcher.ssh.verdict import ROOM_MB
+from launcher.ssh.verdict import OWN_DISK, ROOM_MB, RUNS_PROGRAMS, noexec, shares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -160,10 +160,22 @@ def check(job: JobSpec, channels: Sequence[Channel]) -> None:
                 f"{channel.name}: {known['workdir']} has {known['free_mb']} MB of room left",
                 hint="compute.workdir=/path names a folder on a larger disk.",
             )
+    _apart(channels)
     _same("workdir", channels, "compute.workdir=/path names one that is the same on all.")
     _same("python", channels, "compute.python=/path names one that is the same on all.")
     roots = {channel.root for channel in channels}
     assert len(roots) == 1  # noqa: S101 - it follows from the folder, and from our own code
+
+
+def _apart(channels: Sequence[Channel]) -> None:
+    """Raise PlanError where hosts share the launcher's folder: each takes all there for its own."""
+    for at, channel in enumerate(channels):
+        for other in channels[:at]:
+            if shares(channel.facts, other.facts):
+                path = channel.facts["workdir"]
+                raise PlanError(
+                    f"compute.workdir: {other.name} and {channel.name} share {path}", hint=OWN_DISK
+                )
 
 
 def _same(what: str, channels: Sequence[Channel], hint: str) -> None:
@@ -193,6 +205,8 @@ def prefix_of(job: JobSpec, channels: Sequence[Channel]) -> Prefix:
                 f"{other.name} {other.facts['version']} on {other.facts['platform']}: "
                 "environment.python=/path or compute.python=/path names a common one.",
             )
+        if each.path and (why := noexec(channel.facts)):
+            raise ProvisionError(f"{channel.name}: {why}", hint=RUNS_PROGRAMS)
         if each.kind == "current" and each.missing != first.missing:
             raise ProvisionError(
                 f"{channel.name} lacks {', '.join(each.missing) or 'nothing'}, {channels[0].name} "

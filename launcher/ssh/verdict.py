@@ -19,6 +19,8 @@ _SAME = (
     ("minor", "Python's version", "compute.python=/path names a common one."),
     ("kind", "the platform", "Name hosts of one kind."),
 )
+OWN_DISK = "compute.workdir=/path names a folder on a disk of each host's own."
+RUNS_PROGRAMS = "compute.workdir=/path names a folder on a disk that programs are run from."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,22 @@ def _room(known: dict[str, Any]) -> list[tuple[str, str]]:
     return []
 
 
+def noexec(known: dict[str, Any]) -> str:
+    """Return why no environment can be below the launcher's folder of a host, or ""."""
+    return f"{known['workdir']} is mounted noexec: no program runs there" if known["noexec"] else ""
+
+
+def shares(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether two hosts have one folder: what either left just now is there for the other.
+
+    Once is enough: the two look at the same time, each after it has left its own.
+    """
+    return any(
+        0 < here["since"] <= there["machines"].get(here["machine"], 0)
+        for here, there in ((one, other), (other, one))
+    )
+
+
 def _lacks(known: dict[str, Any]) -> list[str]:
     """Return what a host lacks to build Horovod."""
     there = (known["compiler"], known["make"], known["header"])
@@ -95,6 +113,8 @@ def _lacks(known: dict[str, Any]) -> list[str]:
 def _environment(known: dict[str, Any], *, horovod: bool) -> list[tuple[str, str]]:
     """Return what keeps the environment from being there; ``horovod``: it is to be built there."""
     located = known["environment"]
+    if located.get("path") and (why := noexec(known)):
+        return [(why, RUNS_PROGRAMS)]
     if located.get("ready"):
         return []
     if located.get("error"):
@@ -121,6 +141,9 @@ def differences(all_told: Sequence[Told], needs: Needs) -> list[Fault]:
             if all(told.known[key] == other.known[key] for key in ("boot", "hostname")):
                 what = f"it is the same machine as {other.name}"
                 found.append(Fault(where=told.name, what=what, fix="Name it once."))
+            elif shares(told.known, other.known):
+                what = f"it shares {told.known['workdir']} with {other.name}"
+                found.append(Fault(where=told.name, what=what, fix=OWN_DISK))
         for key, name, fix in _SAME:
             ours, theirs = reached[0].known[key], told.known[key]
             if ours != theirs:

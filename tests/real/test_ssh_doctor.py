@@ -84,7 +84,7 @@ def test_a_healthy_pair(project: Project, boxes: SshHosts) -> None:
     assert abs(one["clock_s"]) < 1 + one["unsure_s"]
     until(lambda: [listening(host) for host in boxes.all] == before)
     left = boxes.ssh("hosta", "ls -A .launcher").stdout.split()
-    assert set(left) == {"lib", "objects", "trees"}
+    assert set(left) == {"lib", "machines", "objects", "trees"}
 
 
 def test_one_behind_a_jump(project: Project, boxes: SshHosts) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+BUILT = {"ready": True, "kind": "venv", "key": "ab12"}
 KNOWN: dict[str, Any] = {
     "boot": "b1",
     "hostname": "box1",
@@ -31,6 +32,10 @@ KNOWN: dict[str, Any] = {
     "minor": "3.11",
     "kind": "x86_64 glibc 2.36",
     "unwritable": "",
+    "noexec": False,
+    "machine": "box1.b1",
+    "since": 0,
+    "machines": {},
     "free_mb": 50_000,
     "memory_mb": 32_768,
     "cpus": 8,
@@ -71,6 +76,15 @@ def told(name: str = "hosta", **values: Any) -> Told:
             "packages: https://pypi.org/simple does not answer pip: timed out",
             "pip.conf",
         ),
+        (
+            {
+                "noexec": True,
+                "environment": {**BUILT, "path": "/home/me/.launcher/cache"},
+            },
+            {},
+            "/home/me/.launcher is mounted noexec: no program runs there",
+            "compute.workdir=",
+        ),
         ({"environment": {"error": "no such interpreter", "hint": "H."}}, {}, "no such", "H."),
     ],
 )
@@ -86,7 +100,7 @@ def test_each_fault_has_its_fix(
 def test_what_is_there_is_no_fault() -> None:
     assert faults_of(told(), Needs(horovod=True)) == []
     nothing: dict[str, Any] = {"compiler": "", "packages": {"index": "x", "error": "no"}}
-    built = told(**nothing, environment={"ready": True, "kind": "venv", "key": "ab12"})
+    built = told(**nothing, environment=BUILT)
     assert faults_of(built, Needs(horovod=True)) == []
     wheel = told(compiler="", environment={**KNOWN["environment"], "wheel": True})
     assert faults_of(wheel, Needs(horovod=True)) == []
@@ -123,6 +137,18 @@ def test_a_machine_that_is_named_twice() -> None:
     (found,) = differences((told(), told("hostb", hostname="box2"), told("again")), Needs(nodes=2))
     assert (found.where, found.what) == ("again", "it is the same machine as hosta")
     assert found.blocks
+
+
+def test_hosts_that_share_a_folder() -> None:
+    one = told("hosta", machine="box1.b1", since=7, machines={"box1.b1": 7})
+    both = {"box1.b1": 7, "box2.b2": 8}
+    other = told("hostb", hostname="box2", machine="box2.b2", since=8, machines=both)
+    for pair in ((one, other), (other, one)):
+        (found,) = differences(pair, Needs(nodes=1))
+        assert found.blocks
+        assert found.what.startswith("it shares /home/me/.launcher with host")
+    later = told("hosta", machine="box1.b1", since=9, machines={"box1.b1": 9, "box2.b2": 7})
+    assert differences((later, other), Needs(nodes=1)) == []  # one's disk is a copy of the other's
 
 
 def test_a_report_for_a_person() -> None:

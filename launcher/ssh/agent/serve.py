@@ -115,10 +115,12 @@ class Agent:
             "workdir": self.workdir,
             "free_mb": shutil.disk_usage(there).free >> 20,
             "missing": [path for path in head["paths"] if not os.path.exists(path)],
+            "noexec": bool(os.statvfs(there).f_flag & os.ST_NOEXEC),
+            **self._machines(known=not head.get("looks")),
         }
 
     def _make(self, named: str) -> None:
-        """Have our folder; raise Refused where it cannot be had, or not be written."""
+        """Have our folder; raise Refused where it cannot be had, or is not ours alone to write."""
         try:
             os.makedirs(self.workdir, mode=0o700, exist_ok=True)
             if not os.access(self.workdir, os.W_OK | os.X_OK):
@@ -129,6 +131,36 @@ class Agent:
                 f"{error.strerror}",
                 "compute.workdir=/path names another one, the same on all hosts.",
             ) from error
+        about = os.stat(self.workdir)
+        why = ""
+        if about.st_uid not in (0, os.getuid()):
+            why = f"belongs to {_user(about.st_uid)}, who can change what runs there"
+        elif about.st_uid != os.getuid() and about.st_mode & 0o022:
+            why = "can be written by other users too, who can change what runs there"
+        if why:
+            raise Refused(
+                f"compute.workdir={named}: {self.workdir} {why}",
+                "compute.workdir=/path names a folder of your own; one that is not there is made.",
+            )
+
+    def _machines(self, *, known: bool) -> dict[str, Any]:
+        """Return the machines that were here, and when; ``since``: when we were, if we are told of.
+
+        So it is seen that hosts share the folder. Each time there is a new file: a folder on NFS is
+        read anew by who has changed it, and a copy of a machine's disk has files that are older.
+        """
+        told: dict[str, Any] = {"machine": f"{socket.gethostname()}.{_boot()}", "since": 0}
+        top, found = os.path.join(self.workdir, "machines"), {}
+        own = os.path.join(top, told["machine"])
+        with contextlib.suppress(OSError):  # of a full disk
+            if known:
+                self.kind.write_whole(own, b"")
+                told["since"] = os.stat(own).st_mtime_ns
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(top):
+                with contextlib.suppress(OSError), open(os.path.join(top, name), "rb") as file:
+                    found[name] = os.fstat(file.fileno()).st_mtime_ns
+        return {**told, "machines": found}
 
     def _lacks(self, head: dict[str, Any], body: bytes) -> list[str] | None:
         """Return the objects that are not here, of those that the body names.
@@ -199,15 +231,19 @@ def kind() -> str:
     return f"{platform.machine()} {libc}".strip()
 
 
-def _user() -> str:
+def _user(uid: int | None = None) -> str:
+    uid = os.getuid() if uid is None else uid
     with contextlib.suppress(KeyError):
-        return pwd.getpwuid(os.getuid()).pw_name
-    return str(os.getuid())
+        return pwd.getpwuid(uid).pw_name
+    return str(uid)
+
+
+def _boot() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
 
 
 def _machine() -> dict[str, Any]:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        boot = file.read().strip()
     return {
         "python": sys.executable,
         "version": platform.python_version(),
@@ -216,7 +252,7 @@ def _machine() -> dict[str, Any]:
         "hostname": socket.gethostname(),
         "user": _user(),
         "uid": os.getuid(),
-        "boot": boot,
+        "boot": _boot(),
         "cpus": len(os.sched_getaffinity(0)),
         "memory_mb": (os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) >> 20,
         "gpus": sum(name[:6] == "nvidia" and name[6:].isdigit() for name in os.listdir("/dev")),
