@@ -31,6 +31,18 @@ if TYPE_CHECKING:
 
 _WORKDIR = re.compile(r"(~(?=/)|(?=/)|(?=\w))[\w./+@%=,:-]*", re.ASCII)
 _CONFIG = "ssh_config"  # the file by which hosts reach each other
+# What a user's own configuration there may say for a prompt, and a program cannot do with. A master
+# would end with the run that it was started by, and take the others' connections with it.
+_BETWEEN = {
+    "BatchMode": "yes",
+    "ControlPath": "none",
+    "ControlMaster": "no",
+    "ClearAllForwardings": "yes",
+    "PermitLocalCommand": "no",
+    "RemoteCommand": "none",
+    "RequestTTY": "no",
+    "LogLevel": "ERROR",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,7 +278,9 @@ def between(hosts: Hosts) -> str:
     lines = ["# How a host reaches the others: mpirun's ssh reads this, and the pool's."]
     for host in hosts.hosts:
         lines += [f"Host {host.address}", f"  User {host.user}", f"  Port {host.port}"]
-    lines += ["Match all", "  BatchMode yes", f"  ConnectTimeout {hosts.connect_timeout_s:g}"]
+    lines += ["Match all", f"  ConnectTimeout {hosts.connect_timeout_s:g}"]
+    # Of two lines that say the same the first one counts.
+    lines += [f"  {name} {value}" for name, value in _BETWEEN.items()]
     lines += ["  Include ~/.ssh/config", "  Include /etc/ssh/ssh_config"]
     return "\n".join(lines) + "\n"
 

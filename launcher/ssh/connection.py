@@ -78,6 +78,7 @@ class Target:
             "ServerAliveInterval=5",
             "ServerAliveCountMax=3",
             "ClearAllForwardings=yes",
+            "ForwardAgent=no",  # hosts reach each other without it, when we have gone
             "PermitLocalCommand=no",
             "RemoteCommand=none",
             "RequestTTY=no",

@@ -1,0 +1,92 @@
+"""What users have in their own files, here and on hosts, for their prompts, breaks no run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cluster import sshd
+from tests.cluster.user import give, lay
+from tests.real.conftest import log, until
+from tests.real.slurm import WAITS
+from tests.real.ssh import RANKS, SshProject
+from tests.real.test_ssh_leases import end
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cluster.ssh_host import SshHost
+
+BOTH = (*RANKS, "compute.hosts=[{host: hosta, slots: 2}, {host: hostb, slots: 2}]", "nodes=2")
+
+
+@contextlib.contextmanager
+def has(host: SshHost, name: str, text: str) -> Iterator[None]:
+    """Have a file in the user's home on a host."""
+    lay(host.user_home, {name: text})
+    try:
+        yield
+    finally:
+        (host.user_home / name).unlink()
+
+
+# ------------------------------------------------------------------ ssh's, on hosts
+
+
+def test_a_run_does_not_end_with_another_one_whose_ssh_came_first(box: SshProject) -> None:
+    box.write("train.py", WAITS)
+    shares = "ControlMaster auto\nControlPath ~/.ssh/master-%C\n"
+    with has(box.hosts.hosta, ".ssh/config", shares):
+        first, second = box.submit(*BOTH), box.submit(*BOTH)
+        for run in (first, second):
+            until(lambda run=run: "ready" in box.said(run, 1, box.hosts.hostb), 60)
+        assert box.launch("cancel", first.name).stdout == f"{first.name} CANCELLED\n"
+        end(box, second)
+    assert log(second, 1) == "ready\nend\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "RemoteCommand uptime",
+        "LogLevel DEBUG",
+        "PermitLocalCommand yes\nLocalCommand echo never",
+    ],
+)
+def test_what_hosts_say_of_ssh_for_a_prompt_is_not_for_runs(box: SshProject, line: str) -> None:
+    box.write("train.py", "print('here')\n")
+    with has(box.hosts.hosta, ".ssh/config", f"{line}\n"):
+        done = box.launch(*BOTH, "wait=true")
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["[0] here", "[1] here"]
+    (run,) = box.path.glob("runs/2*")
+    assert (box.there(run) / "logs" / "launch.log").read_text() == ""
+
+
+# ------------------------------------------------------------------ ssh's, here
+
+
+def test_a_key_that_only_this_machine_has_is_no_way_between_hosts(box: SshProject) -> None:
+    box.write("train.py", "pass\n")
+    config = box.write("ssh_config", box.hosts.config.read_text() + "  ForwardAgent yes\n")
+    config.chmod(0o600)
+    give(box.path)
+    agent, key = str(box.path / "agent"), box.hosts.hosta.user_home / sshd.KEY
+    started = box.hosts.start(("ssh-agent", "-D", "-a", agent), cwd=box.path)
+    kept = key.read_text()
+    key.unlink()
+    try:
+        until(lambda: os.path.exists(agent))
+        own = {"SSH_AUTH_SOCK": agent}
+        assert box.hosts.run(("ssh-add", box.hosts.home() / sshd.KEY), env=own).returncode == 0
+        words = ("hosta cannot ssh to hostb", "Permission denied", "ssh-keygen, if it has no key")
+        options = (*BOTH, f"compute.ssh_config={config}")
+        # None of its connections is shared: the first one says whether agents are forwarded.
+        box.refused(*options, status=3, words=words, XDG_RUNTIME_DIR=str(box.path), **own)
+    finally:
+        lay(box.hosts.hosta.user_home, {sshd.KEY: kept})
+        started.terminate()
+        started.wait()
