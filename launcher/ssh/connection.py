@@ -66,8 +66,8 @@ class Target:
         """Return the line that goes there from a prompt."""
         return shell_line(("ssh", *(each for each in self.words if each != "--")))
 
-    def command(self, control: str = "", *, prompts: bool = False) -> tuple[str, ...]:
-        """Return the words that connect to the host's agent; ``control``: a folder for sockets."""
+    def command(self, sharing: Sequence[str] = (), *, prompts: bool = False) -> tuple[str, ...]:
+        """Return the words that connect to the host's agent; ``sharing``: more of ssh's options."""
         home = self.python.startswith("~/")
         python: tuple[Word, ...] = (
             (ShellExpr("~/" + shell_line((self.python[2:],))),) if home else (self.python,)
@@ -83,10 +83,8 @@ class Target:
             "RemoteCommand=none",
             "RequestTTY=no",
             "LogLevel=ERROR",
+            *sharing,
         ]
-        if control:
-            options += ["ControlMaster=auto", f"ControlPath={control}/%C"]
-            options += [f"ControlPersist={_PERSISTS_S}"]
         boot = shell_line((ShellExpr("exec"), *python, "-c", _BOOT))
         *before, dashes, name = self.words
         given = [word for option in options for word in ("-o", option)]
@@ -121,6 +119,21 @@ def control_folder() -> str:
         return ""
     private = stat.S_ISDIR(about.st_mode) and about.st_uid == uid and not about.st_mode & 0o077
     return folder if private and len(folder) < 40 else ""
+
+
+def _sharing(target: Target) -> tuple[str, ...]:
+    """Return the options by which commands share a connection.
+
+    Whoever shares connections by their own configuration goes on to do so. But a command whose own
+    connection others use lasts as long as they do, unless it leaves that to a process that stays.
+    """
+    own = settings(target)
+    if own.get("controlpath", "none") != "none":
+        return () if own.get("controlpersist", "no") != "no" else ("ControlMaster=no",)
+    if not (folder := control_folder()):
+        return ()
+    path = f"ControlPath={folder}/%C"
+    return ("ControlMaster=auto", path, f"ControlPersist={_PERSISTS_S}")
 
 
 class _Ways:
@@ -254,14 +267,12 @@ def within(limit_s: float, work: Callable[[], Result], late: SubmitError) -> Res
 
 
 def _opened(target: Target, *, prompts: bool) -> Channel:
-    own = settings(target).get("controlpath", "none")
-    # Whoever shares connections by their own configuration goes on to do so.
-    control = control_folder() if own == "none" else ""
+    sharing = _sharing(target)
     # Not a pipe: the connection that stays behind may hold it open for a minute.
     errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the channel
     try:
         running = process.connect(
-            target.command(control, prompts=prompts), errors=errors, prompts=prompts
+            target.command(sharing, prompts=prompts), errors=errors, prompts=prompts
         )
     except OSError as error:
         raise SubmitError(

@@ -12,7 +12,7 @@ from tests.cluster import sshd
 from tests.cluster.user import give, lay
 from tests.real.conftest import log, until
 from tests.real.slurm import WAITS
-from tests.real.ssh import RANKS, SshProject
+from tests.real.ssh import RANKS, SINGLE, SshProject
 from tests.real.test_ssh_leases import end
 
 if TYPE_CHECKING:
@@ -67,6 +67,29 @@ def test_what_hosts_say_of_ssh_for_a_prompt_is_not_for_runs(box: SshProject, lin
 
 
 # ------------------------------------------------------------------ ssh's, here
+
+
+def test_a_command_ends_by_itself_though_another_shares_its_connection(box: SshProject) -> None:
+    box.write("train.py", WAITS)
+    shares = f"  ControlMaster auto\n  ControlPath {box.path}/master\n"
+    config = box.write("ssh_config", box.hosts.config.read_text() + shares)
+    config.chmod(0o600)
+    give(box.path)
+    words = (*SINGLE, f"compute.ssh_config={config}", "compute.hosts=[{host: hosta, slots: 2}]")
+    first, second = box.submit(*words), box.submit(*words)
+    with box.start("logs", "-f", first.name) as one:
+        assert one.stdout
+        assert one.stdout.readline() == "ready\n"
+        with box.start("logs", "-f", second.name) as other:
+            assert other.stdout
+            assert other.stdout.readline() == "ready\n"
+            (box.there(first) / "go").touch()
+            try:
+                assert one.communicate(timeout=60)[0] == "end\n"
+                assert other.poll() is None
+            finally:
+                (box.there(second) / "go").touch()
+            assert other.communicate(timeout=60)[0] == "end\n"
 
 
 def test_a_key_that_only_this_machine_has_is_no_way_between_hosts(box: SshProject) -> None:
