@@ -51,6 +51,7 @@ class Hold:
     def run(self) -> None:
         """Do as we are told until the other end is gone."""
         bell = wakes()
+        sys.stdout.write("\n")  # what a login script has printed may have no end
         while time.monotonic() < self.heard + _SILENT_S:
             patience = self.place.patience if self.place else _SILENT_S
             ready, _, _ = select.select([0, bell], [], [], min(patience, _SILENT_S))

@@ -113,3 +113,16 @@ def test_a_key_that_only_this_machine_has_is_no_way_between_hosts(box: SshProjec
         lay(box.hosts.hosta.user_home, {sshd.KEY: kept})
         started.terminate()
         started.wait()
+
+
+# ------------------------------------------------------------------ login scripts
+
+
+def test_what_a_login_script_prints_without_an_end_of_line_is_no_answer(box: SshProject) -> None:
+    box.write("train.py", "print('here')\n")
+    title = "printf '\\033]0;title\\007'\n"
+    with has(box.hosts.hosta, ".bashrc", title), has(box.hosts.hostb, ".bashrc", title):
+        # No connection that was there before.
+        done = box.launch(*BOTH, "wait=true", XDG_RUNTIME_DIR=str(box.path))
+    assert done.returncode == 0, done.stderr
+    assert {"[0] here", "[1] here"} <= {*done.stdout.splitlines()}

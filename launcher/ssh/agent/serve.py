@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from launcher.ssh.agent.objects import Objects
 
 _PROGRAMS = ("c++", "g++", "clang++", "make", "ssh", "git")
-MARK = b"launcher-agent 1\n"  # before it, a login script may have printed what it likes
+MARK = b"launcher-agent 1\n"  # a line; before it, a login script may print what it likes
 BEAT = b"\n"  # between two messages; it says nothing
 _BEAT_S = 30.0
 
@@ -64,7 +64,7 @@ class Agent:
 
     def serve(self) -> None:
         """Answer until the other end hangs up."""
-        self.sink.write(MARK)
+        self.sink.write(b"\n" + MARK)  # what was printed may have no end
         self.sink.flush()
         while line := self.source.readline():
             head = json.loads(line)
