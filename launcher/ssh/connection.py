@@ -12,7 +12,6 @@ import atexit
 import os
 import re
 import signal
-import stat
 import tempfile
 import threading
 import time
@@ -24,6 +23,7 @@ from launcher.errors import SubmitError
 from launcher.shell import ShellExpr, shell_line
 from launcher.ssh import explained, keys
 from launcher.ssh.channel import Channel, LostError
+from launcher.ssh.sharing import sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +39,6 @@ _BOOT = (
     "i=sys.stdin.buffer;"
     'exec(compile(i.read(int(i.readline())),"agent","exec"),{"__name__":"agent"})'
 )
-_PERSISTS_S = 60  # a connection that no command uses
 _START_S = 3.0  # for Python to start there, at least
 _AGAIN_S = 5.0  # after a failure, until the same host is tried again
 
@@ -103,37 +102,6 @@ def _configured(target: Target) -> list[tuple[str, str]]:
         raise explained.error(target, done.stderr, done.status)
     pairs = (line.partition(" ") for line in done.stdout.splitlines())
     return [(key, value) for key, _, value in pairs]
-
-
-def control_folder() -> str:
-    """Return our folder for sockets, which nobody else may enter; "" where there is none.
-
-    A socket's path has 108 bytes at most, so it is not in a folder of the project's.
-    """
-    uid, top = os.getuid(), os.environ.get("XDG_RUNTIME_DIR", "")
-    folder = f"{top}/launcher-ssh" if os.path.isdir(top) else f"/tmp/launcher-ssh-{uid}"  # noqa: S108
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        about = os.lstat(folder)
-    except OSError:
-        return ""
-    private = stat.S_ISDIR(about.st_mode) and about.st_uid == uid and not about.st_mode & 0o077
-    return folder if private and len(folder) < 40 else ""
-
-
-def _sharing(target: Target) -> tuple[str, ...]:
-    """Return the options by which commands share a connection.
-
-    Whoever shares connections by their own configuration goes on to do so. But a command whose own
-    connection others use lasts as long as they do, unless it leaves that to a process that stays.
-    """
-    own = settings(target)
-    if own.get("controlpath", "none") != "none":
-        return () if own.get("controlpersist", "no") != "no" else ("ControlMaster=no",)
-    if not (folder := control_folder()):
-        return ()
-    path = f"ControlPath={folder}/%C"
-    return ("ControlMaster=auto", path, f"ControlPersist={_PERSISTS_S}")
 
 
 class _Ways:
@@ -267,12 +235,12 @@ def within(limit_s: float, work: Callable[[], Result], late: SubmitError) -> Res
 
 
 def _opened(target: Target, *, prompts: bool) -> Channel:
-    sharing = _sharing(target)
+    shares = sharing(settings(target))
     # Not a pipe: the connection that stays behind may hold it open for a minute.
     errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the channel
     try:
         running = process.connect(
-            target.command(sharing, prompts=prompts), errors=errors, prompts=prompts
+            target.command(shares, prompts=prompts), errors=errors, prompts=prompts
         )
     except OSError as error:
         raise SubmitError(
