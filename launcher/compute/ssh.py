@@ -38,6 +38,7 @@ _BETWEEN = {
     "ControlPath": "none",
     "ControlMaster": "no",
     "ClearAllForwardings": "yes",
+    "ForwardX11": "no",
     "PermitLocalCommand": "no",
     "RemoteCommand": "none",
     "RequestTTY": "no",
@@ -167,7 +168,7 @@ class Ssh:
             first = ",".join(each.address for each in _hosts(facts).hosts[: resources.nodes])
             # A pool says which they are; by hand, and where there is none, the first ones.
             values["LAUNCHER_HOSTS"] = ShellExpr(f'"${{LAUNCHER_HOSTS:-{first}}}"')
-            agent = ShellExpr(f'"ssh -F $LAUNCHER_RUN_DIR/{_CONFIG}"')
+            agent = ShellExpr(f'"{_starts(facts)} $LAUNCHER_RUN_DIR/{_CONFIG}"')
             old = facts.prefix.mpi_version[:1] == (4,)
             values["OMPI_MCA_plm_rsh_agent" if old else "PRTE_MCA_plm_ssh_agent"] = agent
             # Else daemons of a host that is lost stay on the others for a quarter of an hour.
@@ -239,6 +240,11 @@ class Ssh:
             "ssh": ["ssh", "-F", f"{folder}/{_CONFIG}"],
             "secrets": jobs[0].secrets,
         }
+
+
+def _starts(facts: Facts) -> str:
+    """Return the words that mpirun has before a host and its command; it splits them at spaces."""
+    return f"{facts.python} -I -S {facts.package_root}/launcher/ssh/agent/rsh.py"
 
 
 def _starter(facts: Facts, folder: str) -> tuple[str, ...]:

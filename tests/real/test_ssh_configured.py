@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from tests.cluster.ssh_host import SshHost
 
 BOTH = (*RANKS, "compute.hosts=[{host: hosta, slots: 2}, {host: hostb, slots: 2}]", "nodes=2")
+FISH = r"""#!/bin/sh
+case $SSH_ORIGINAL_COMMAND in
+[A-Z_]*=*\;*) echo "fish: Unsupported use of '='" >&2; exit 127 ;;
+*) exec sh -c "$SSH_ORIGINAL_COMMAND" ;;
+esac
+"""
 
 
 @contextlib.contextmanager
@@ -126,3 +132,32 @@ def test_what_a_login_script_prints_without_an_end_of_line_is_no_answer(box: Ssh
         done = box.launch(*BOTH, "wait=true", XDG_RUNTIME_DIR=str(box.path))
     assert done.returncode == 0, done.stderr
     assert {"[0] here", "[1] here"} <= {*done.stdout.splitlines()}
+
+
+@pytest.fixture
+def fish(box: SshProject) -> Iterator[SshProject]:
+    """Hosts whose shell takes no assignment for a command, as fish does not."""
+    files = []
+    for host in box.hosts.all[:2]:
+        lay(host.user_home, {"fish": FISH})
+        (host.user_home / "fish").chmod(0o755)
+        files.append((host, host.folder / "ssh" / "sshd_config"))
+    kept = files[0][1].read_text()
+    for host, file in files:
+        file.write_text(f"{kept}ForceCommand ./fish\n")
+        host.restart_sshd(cut=True)
+    yield box
+    for host, file in files:
+        file.write_text(kept)
+        host.restart_sshd(cut=True)
+
+
+def test_a_shell_that_is_not_like_sh_starts_the_ranks_of_another_host(fish: SshProject) -> None:
+    fish.write("train.py", "print('here')\n")
+    said = fish.hosts.ssh("hosta", "A=b; export A")
+    assert (said.returncode, said.stderr) == (127, "fish: Unsupported use of '='\n")
+    done = fish.launch("doctor", *BOTH)
+    assert done.returncode == 0, done.stdout
+    done = fish.launch(*BOTH, "wait=true")
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["[0] here", "[1] here"]

@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _MOST = 4 << 20  # bytes of a run that one answer brings
 _KILLED_S = 10.0  # for which processes may outlive a SIGKILL
 _ENDING_S = 0.05  # between two looks at processes that are ending
+_RSH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rsh.py")
+_TRY = "LAUNCHER=there;export LAUNCHER;true"  # as prte writes it
 _PIECE = tuple[str, int, int, int]  # path, offset, size, time of change in ns
 
 
@@ -139,12 +142,12 @@ class Runs:
         return True
 
     def reach(self, head: dict[str, Any], body: bytes) -> bool:
-        """Begin to try whether ssh gets from here to each address; ``reached`` tells."""
+        """Begin to try whether mpirun's ssh gets from here to addresses; ``reached`` tells."""
         write_atomically(self.config, body.decode("utf-8", "surrogateescape"), 0o600)
         self.tried = [("", 0)] * len(head["addresses"])
 
         def try_one(index: int) -> None:
-            argv = ("ssh", "-F", self.config, "--", head["addresses"][index], "true")
+            argv = (sys.executable, "-I", "-S", _RSH, self.config, head["addresses"][index], _TRY)
             done = process.run(argv, timeout_s=60)
             self.tried[index] = done.stderr, done.status
 
