@@ -132,7 +132,7 @@ def explained(folder: RunFolder, record: RunRecord, outcome: dict[str, Any]) -> 
     told = failed.get("lost", "").splitlines()
     log = f"rank-{failed.get('rank', 0)}.log"
     launch = [
-        *last_lines(folder.file("logs", "launch.log")),
+        *last_lines(folder.file("logs", "launch.log"), 60),  # mpirun says much after what counts
         *last_lines(folder.file("logs", "slurm.log")),
     ]
     found = explain(

@@ -176,10 +176,10 @@ _SAID: tuple[Sign, ...] = (
     ),
     sign(r"There are not enough slots available", "mpirun found fewer slots than ranks"),
     sign(
-        r"A daemon failed to report back|unable to complete a TCP connection|An ORTE daemon has "
-        r"unexpectedly failed",
+        r"(?:^.+\n-+\n)?A daemon failed to report back|unable to complete a TCP connection|"
+        r"An ORTE daemon has unexpectedly failed",
         "mpirun could not start its daemon on another node",
-        advice.other_starter,
+        lambda evidence: advice.other_starter(evidence) if evidence.has("compute.launch") else "",
     ),
     sign(
         r"could not\s+access an executable|execve\(\): (.+): No such file",
@@ -203,7 +203,8 @@ def start(evidence: Evidence) -> Explanation | None:
         found = each.said.search(text)
         if found:
             begin = text.rfind("\n", 0, found.start()) + 1
-            line = short(" ".join(text[begin : found.end() + 120].splitlines()[:2]))
+            lines = text[begin : found.end() + 120].splitlines()
+            line = short(" ".join([each for each in lines if each.strip("-")][:2]))
             names = ("account", "partition", "qos", "constraint", "reservation")
             values = {name: evidence.option(f"compute.{name}") for name in names}
             shown = {name: "null" if value is None else value for name, value in values.items()}

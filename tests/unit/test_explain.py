@@ -889,6 +889,22 @@ def test_ranks_that_were_not_started(lines: str, says: str, override: str) -> No
     assert found.override == override
 
 
+def test_a_host_that_mpirun_did_not_get_to_is_told_by_ssh_itself() -> None:
+    said = (
+        "me@10.0.0.12: Permission denied (publickey).\n"
+        "------------------------------------------------------------\n"
+        "A daemon failed to report back after being spawned. This could\nbe due to several factors"
+    )
+    given = ("compute=ssh", "compute.hosts=[a,b]", "dist=mpi", "nodes=2")
+    found = explained(given=given, launch_lines=said, exit_status=1)
+    assert found.sentence == (
+        "the ranks were not started: mpirun could not start its daemon on another node "
+        "(me@10.0.0.12: Permission denied (publickey). A daemon failed to report back after being "
+        "spawned. This could)"
+    )
+    assert found.override == ""  # none lets it in
+
+
 def test_a_job_that_slurm_could_not_launch() -> None:
     found = explained(scheduler_reason="JobLaunchFailure", nodes="node2")
     assert found.sentence.startswith("Slurm could not launch the job on node2: runs_dir=runs must")
