@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.errors import LaunchError
 from launcher.job import RunState
 from launcher.scheduler import Open, View, scheduler
-from launcher.store import RunFolder, RunStatus, Store
+from launcher.store import RunFolder, RunStatus, Store, last_lines
 from launcher.sweep.store import Groups, link_log
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Between the submitting process's end and the supervisor's first word.
 _HANDOVER_S = 10.0
+_FIRST_S = 60.0  # in which a rank begins, unless something is wrong
 
 
 def observe(folder: RunFolder) -> RunStatus:
@@ -176,7 +177,9 @@ def _settle(run: Open, view: View) -> RunStatus:
 
 
 def _explained(run: Open, status: RunStatus) -> RunStatus:
-    """Return the status of a run that waits, with Slurm's reason as a sentence."""
+    """Return a run's status, with a sentence where it waits in Slurm, or for its first rank."""
+    if status.state is RunState.RUNNING and not status.reason:
+        return replace(status, reason=_no_rank(run))
     waits = status.state is RunState.PENDING and status.reason
     if run.record.compute != "slurm" or not waits:
         return status
@@ -190,6 +193,24 @@ def _explained(run: Open, status: RunStatus) -> RunStatus:
     given |= {"reason": run.last.get("reason", "")}
     told = explained(run.folder, run.record, {**given, "restart": status.restarts})
     return replace(status, reason=told["reason"], advice=told["advice"])
+
+
+def _no_rank(run: Open) -> str:
+    """Return that no rank has begun, and what was said last, where that takes long; else ""."""
+    silent_s = time.time() - run.last["time"]
+    if silent_s < _FIRST_S or _has_begun(run.folder):
+        return ""
+    said = last_lines(run.folder.file("logs", "launch.log"), 1) or ["nothing"]
+    return f"no rank has begun in {silent_s:.0f} s; launch.log says: {said[0]}"
+
+
+def _has_begun(folder: RunFolder) -> bool:
+    """Return whether a rank has; a full disk may have had room for one of the two only."""
+    for name, begins in (("ranks", ""), ("logs", "rank-")):
+        with contextlib.suppress(FileNotFoundError):
+            if any(each.startswith(begins) for each in os.listdir(folder.file(name))):
+                return True
+    return False
 
 
 def _status(run: Open, last: dict[str, Any], details: dict[str, Any]) -> RunStatus:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -303,6 +304,26 @@ def test_a_killed_supervisor_is_seen_and_leaves_nothing(
     until(lambda: processes_of(project.run.name) == [])
     (listed,) = json.loads(project.launch("runs", "--json").stdout)
     assert listed["state"] == "LOST"
+
+
+def test_a_run_of_which_no_rank_begins_says_so(project: Project) -> None:
+    project.write("train.py", WAITS)
+    with project.start("entry_script=train.py", *PLAIN) as running:
+        until(lambda: _ready(project, 1))
+        told = project.run / "events.jsonl"
+        hour = [{**each, "time": each["time"] - 3600} for each in events(project.run)]
+        told.write_text("".join(json.dumps(each) + "\n" for each in hour))
+        assert json.loads(project.launch("show", "--json").stdout)["reason"] == ""
+        # As it is where mpirun waits for a host.
+        (project.run / "logs" / "launch.log").write_text("first\nhostb: Connection refused\n")
+        for each in (*project.run.glob("ranks/*"), project.run / "logs" / "rank-0.log"):
+            each.unlink()
+        shown = project.launch("show").stdout
+        assert re.search("why +no rank has begun in 36.. s; launch.log says: hostb: Conn", shown)
+        assert project.launch("explain").stdout.startswith("no rank has begun in 36")
+        assert "no rank has begun" in project.launch("runs").stdout
+        assert project.launch("cancel", project.run.name).returncode == 0
+        running.communicate(timeout=60)
 
 
 @BOTH
