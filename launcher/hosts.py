@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,24 @@ if TYPE_CHECKING:
     from launcher.job import Resources
 
 POOL = "pool"  # of a run of no sweep: the folder, in its own, of the pool that is to start it
+IPV4 = "{{host: {name}, address: ...}} in compute.hosts names its IPv4 address."
+PLAIN = "Letters, digits and ./_+@%=,:- only"
+_PLAIN = re.compile(r"(~(?=/)|(?=/)|(?=\w))[\w./+@%=,:-]*", re.ASCII)
 _LESS = {
     "environment.gpus_per_proc": "environment.gpus_per_proc=0 asks for none.",
     "compute.cpus_per_proc": "A smaller one, or slots: in compute.hosts, which lets ranks share "
     "cores.",
 }
+
+
+def is_plain(path: str) -> bool:
+    """Return whether mpirun, which takes apart what it is told, can be told of a path."""
+    return _PLAIN.fullmatch(path) is not None
+
+
+def told_to_mpirun(nodes: int) -> tuple[str, ...]:
+    """Return which of a host's facts are paths that mpirun is told of; Python starts its ssh."""
+    return ("workdir", "python") if nodes > 1 else ("workdir",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +48,13 @@ class Host:
     gpus: int = 0  # NVIDIA's
 
     def check(self, resources: Resources, cpus_per_proc: int | None) -> None:
-        """Raise PlanError where it has less than the ranks of one node are to have."""
+        """Raise PlanError where ranks do not get to it, or it has less than those of one node."""
+        if resources.nodes > 1 and ":" in self.address:
+            raise PlanError(
+                f"nodes={resources.nodes}: {self.name} is reached at {self.address}, and mpirun's "
+                "hosts reach each other by IPv4",
+                hint=IPV4.format(name=self.name),
+            )
         ranks = resources.procs_per_node
         for key, each, has, what in (
             ("environment.gpus_per_proc", resources.gpus_per_proc, self.gpus, "GPUs"),

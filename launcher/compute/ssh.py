@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from launcher.compute import supervisor
 from launcher.compute.named import named
 from launcher.errors import ConfigError, PlanError
-from launcher.hosts import POOL
+from launcher.hosts import PLAIN, POOL, is_plain
 from launcher.job import PlannedFile
 from launcher.shell import ShellExpr
 
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from launcher.job import Facts, JobSpec, Resources
     from launcher.shell import Word
 
-_WORKDIR = re.compile(r"(~(?=/)|(?=/)|(?=\w))[\w./+@%=,:-]*", re.ASCII)
 _CONFIG = "ssh_config"  # the file by which hosts reach each other
 # What a user's own configuration there may say for a prompt, and a program cannot do with. A master
 # would end with the run that it was started by, and take the others' connections with it.
@@ -75,10 +73,10 @@ class Ssh:
                     f"compute.hosts: {name} is named twice",
                     hint="procs_per_node=2 starts two ranks on each host.",
                 )
-        if not _WORKDIR.fullmatch(self.workdir):
+        if not is_plain(self.workdir):
             raise ConfigError(
                 f"compute.workdir={self.workdir}: not a folder that mpirun can be told of",
-                hint="Letters, digits and ./_+@%=,:- only; ~/ is the home on each host.",
+                hint=f"{PLAIN}; ~/ is the home on each host.",
             )
         if not self.python.strip() or self.python.startswith("-"):
             raise ConfigError(f"compute.python={self.python}: not a program")

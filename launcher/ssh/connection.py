@@ -47,7 +47,7 @@ _AGAIN_S = 5.0  # after a failure, until the same host is tried again
 class Target:
     """A host as the user names it, and how to reach it."""
 
-    name: str  # an alias of ssh's configuration, or [user@]host[:port]
+    name: str  # an alias of ssh's configuration, or [user@]host[:port]; with a port: [::1]:22
     config: str = ""  # ssh's configuration file; "": the user's own
     python: str = "python3"
     workdir: str = "~/.launcher"
@@ -56,9 +56,12 @@ class Target:
     @property
     def words(self) -> tuple[str, ...]:
         """Return the words that name the host to ssh, before any command."""
-        found = re.fullmatch(r"(.*):(\d+)", self.name)
-        where = ("-p", found[2], "--", found[1]) if found else ("--", self.name)
-        return (*(("-F", self.config) if self.config else ()), *where)
+        user, at, host = self.name.rpartition("@")
+        port = ""
+        if found := re.fullmatch(r"\[(.+)\](?::(\d+))?|([^:]+):(\d+)", host):
+            host, port = found[1] or found[3], found[2] or found[4]
+        config = ("-F", self.config) if self.config else ()
+        return (*config, *(("-p", port) if port else ()), "--", f"{user}{at}{host}")
 
     @property
     def typed(self) -> str:

@@ -15,7 +15,7 @@ from launcher.compute.ssh import between
 from launcher.environment import answers
 from launcher.environment.wheel import described
 from launcher.errors import LaunchError, SubmitError
-from launcher.hosts import Hosts
+from launcher.hosts import IPV4, Hosts
 from launcher.ssh import explained
 from launcher.ssh.agent.environments import asked
 from launcher.ssh.agent.serve import kind
@@ -207,7 +207,7 @@ def _ways(
             faults.append(Fault(where=where, what=said.message, fix=said.hint, blocks=blocks))
         if error:
             what = f"ranks on {source} do not reach {target} at {hosts[target].address}: {error}"
-            fix = _FIREWALL.format(name=target)
+            fix = (IPV4 if ":" in hosts[target].address else _FIREWALL).format(name=target)
             blocks = job.resources.nodes > 1
             faults.append(Fault(where=where, what=what, fix=fix, blocks=blocks))
     return pairs, faults

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from launcher import process
 from launcher.environment.locate import Prefix
 from launcher.errors import ConfigError, PlanError, ProvisionError, SubmitError
-from launcher.hosts import Host, Hosts
+from launcher.hosts import PLAIN, Host, Hosts, is_plain, told_to_mpirun
 from launcher.job import Facts
 from launcher.processes import this_process
 from launcher.ssh.agent.environments import asked
@@ -155,6 +155,7 @@ def check(job: JobSpec, channels: Sequence[Channel]) -> None:
                     hint="It is used where it lies, on each host; "
                     f"data.{name}.upload=true sends what is here.",
                 )
+        _plain(channel, job.resources.nodes)
         if known["free_mb"] < ROOM_MB:
             raise PlanError(
                 f"{channel.name}: {known['workdir']} has {known['free_mb']} MB of room left",
@@ -176,6 +177,16 @@ def _apart(channels: Sequence[Channel]) -> None:
                 raise PlanError(
                     f"compute.workdir: {other.name} and {channel.name} share {path}", hint=OWN_DISK
                 )
+
+
+def _plain(channel: Channel, nodes: int) -> None:
+    for what in told_to_mpirun(nodes):
+        path = channel.facts[what]
+        if not is_plain(path):
+            raise PlanError(
+                f"compute.{what}: {path!r} on {channel.name} is no path that mpirun can be told of",
+                hint=f"compute.{what}=/path names another. {PLAIN}.",
+            )
 
 
 def _same(what: str, channels: Sequence[Channel], hint: str) -> None:

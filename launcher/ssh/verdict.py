@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from launcher.hosts import PLAIN, is_plain, told_to_mpirun
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
@@ -63,7 +65,7 @@ def faults_of(told: Told, needs: Needs, kinds: Collection[str] = ()) -> list[Fau
         return [told.fault]
     known = told.known
     horovod = needs.horovod and known["kind"] not in kinds
-    found = [*_room(known), *_environment(known, horovod=horovod)]
+    found = [*_plain(known, needs.nodes), *_room(known), *_environment(known, horovod=horovod)]
     found += [(f"data: {path} is not there", "It is used where it lies.") for path in known["lost"]]
     if known["gpus"] < needs.gpus:
         what = f"{needs.gpus} GPUs are asked for, and it has {known['gpus']}"
@@ -77,6 +79,17 @@ def faults_of(told: Told, needs: Needs, kinds: Collection[str] = ()) -> list[Fau
         what = f"its clock is {known['clock_s']:+.1f} s off ours"
         hints.append((what, "timedatectl set-ntp true, there or here."))
     return faults + [Fault(where=told.name, what=w, fix=f, blocks=False) for w, f in hints]
+
+
+def _plain(known: dict[str, Any], nodes: int) -> list[tuple[str, str]]:
+    return [
+        (
+            f"compute.{what}: {known[what]!r} is no path that mpirun can be told of",
+            f"compute.{what}=/path names another. {PLAIN}.",
+        )
+        for what in told_to_mpirun(nodes)
+        if not is_plain(known[what])
+    ]
 
 
 def _room(known: dict[str, Any]) -> list[tuple[str, str]]:

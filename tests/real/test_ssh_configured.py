@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.cluster import sshd
-from tests.cluster.user import give, lay
+from tests.cluster.user import USER, give, lay
 from tests.real.conftest import log, until
 from tests.real.slurm import WAITS
 from tests.real.ssh import RANKS, SINGLE, SshProject
@@ -134,30 +134,51 @@ def test_what_a_login_script_prints_without_an_end_of_line_is_no_answer(box: Ssh
     assert {"[0] here", "[1] here"} <= {*done.stdout.splitlines()}
 
 
-@pytest.fixture
-def fish(box: SshProject) -> Iterator[SshProject]:
-    """Hosts whose shell takes no assignment for a command, as fish does not."""
-    files = []
+@contextlib.contextmanager
+def forces(box: SshProject, command: str) -> Iterator[None]:
+    """Have the user's commands on two hosts run by this one."""
+    files = [(host, host.folder / "ssh" / "sshd_config") for host in box.hosts.all[:2]]
+    kept = files[0][1].read_text()
+    try:
+        for host, file in files:
+            file.write_text(f"{kept}ForceCommand {command}\n")
+            host.restart_sshd(cut=True)
+        yield
+    finally:
+        for host, file in files:
+            file.write_text(kept)
+            host.restart_sshd(cut=True)
+
+
+def test_a_shell_that_is_not_like_sh_starts_the_ranks_of_another_host(box: SshProject) -> None:
+    box.write("train.py", "print('here')\n")
     for host in box.hosts.all[:2]:
         lay(host.user_home, {"fish": FISH})
         (host.user_home / "fish").chmod(0o755)
-        files.append((host, host.folder / "ssh" / "sshd_config"))
-    kept = files[0][1].read_text()
-    for host, file in files:
-        file.write_text(f"{kept}ForceCommand ./fish\n")
-        host.restart_sshd(cut=True)
-    yield box
-    for host, file in files:
-        file.write_text(kept)
-        host.restart_sshd(cut=True)
-
-
-def test_a_shell_that_is_not_like_sh_starts_the_ranks_of_another_host(fish: SshProject) -> None:
-    fish.write("train.py", "print('here')\n")
-    said = fish.hosts.ssh("hosta", "A=b; export A")
-    assert (said.returncode, said.stderr) == (127, "fish: Unsupported use of '='\n")
-    done = fish.launch("doctor", *BOTH)
-    assert done.returncode == 0, done.stdout
-    done = fish.launch(*BOTH, "wait=true")
+    with forces(box, "./fish"):
+        said = box.hosts.ssh("hosta", "A=b; export A")
+        assert (said.returncode, said.stderr) == (127, "fish: Unsupported use of '='\n")
+        done = box.launch("doctor", *BOTH)
+        assert done.returncode == 0, done.stdout
+        done = box.launch(*BOTH, "wait=true")
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == ["[0] here", "[1] here"]
+
+
+@pytest.mark.parametrize("name", ["Ada B", "Ada's", r"DOM\\ada"])
+def test_a_home_that_mpirun_cannot_be_told_of(box: SshProject, name: str) -> None:
+    box.write("train.py", "pass\n")
+    home = f"/home/{USER}/{name}".replace("\\\\", "\\")
+    for host in box.hosts.all[:2]:
+        (host.user_home / home.rpartition("/")[2]).mkdir(exist_ok=True)
+        give(host.user_home)
+    fresh = {"XDG_RUNTIME_DIR": str(box.path)}
+    with forces(box, f'export HOME="/home/{USER}/{name}"; exec sh -c "$SSH_ORIGINAL_COMMAND"'):
+        words = (f"compute.workdir: {home + '/.launcher'!r} on hosta is no path that mpirun can",)
+        said = box.refused(*SINGLE, status=2, words=words, **fresh)
+        assert "compute.workdir=/path names another. Letters, digits and" in said
+        done = box.launch("doctor", *SINGLE, **fresh)
+        assert done.returncode == 1
+        assert f"hosta: compute.workdir: {home + '/.launcher'!r} is no path" in done.stdout
+        workdir = f"compute.workdir=/home/{USER}/.launcher"
+        assert box.launch(*SINGLE, workdir, "wait=true", **fresh).returncode == 0

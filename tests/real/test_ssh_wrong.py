@@ -181,6 +181,18 @@ def test_hosts_of_one_run_that_do_not_reach_each_other(box: SshProject) -> None:
             subprocess.run(host.inside(route), env=ENVIRONMENT, check=True)
 
 
+def test_hosts_that_others_would_have_to_reach_by_ipv6(box: SshProject) -> None:
+    both = (*TWO_HOSTS, "compute.hosts=[hosta,{host: hostb, address: 'fd77:1::11'}]")
+    why = "nodes=2: hostb is reached at fd77:1::11, and mpirun's hosts reach each other by IPv4"
+    said = box.refused(*both, status=2, words=(why,))
+    mends = "{host: hostb, address: ...} in compute.hosts names its IPv4 address."
+    assert helps(said) == mends
+    done = box.launch("doctor", *both)
+    assert done.returncode == 1
+    assert f"  {mends}\n" in done.stdout, done.stdout
+    assert box.launch("plan", *both, "nodes=1").returncode == 0
+
+
 # ------------------------------------------------------------------ the configuration
 
 

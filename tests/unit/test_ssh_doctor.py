@@ -60,6 +60,13 @@ def told(name: str = "hosta", **values: Any) -> Told:
     ("values", "needs", "what", "fix"),
     [
         ({"unwritable": "Read-only file system"}, {}, "cannot be written: Read-only", "workdir="),
+        (
+            {"workdir": "/home/Ada B/.launcher"},
+            {},
+            "compute.workdir: '/home/Ada B/.launcher' is no path that mpirun can be told of",
+            "compute.workdir=/path names another. Letters, digits and",
+        ),
+        ({"python": "/opt/my python3"}, {"nodes": 2}, "'/opt/my python3' is no", "compute.python="),
         ({"free_mb": 255}, {}, "has 255 MB of room left", "launcher clean"),
         ({"lost": ["/data/x"]}, {}, "data: /data/x is not there", "where it lies"),
         ({"gpus": 1}, {"gpus": 2}, "2 GPUs are asked for, and it has 1", "gpus_per_proc=0"),
@@ -99,6 +106,7 @@ def test_each_fault_has_its_fix(
 
 def test_what_is_there_is_no_fault() -> None:
     assert faults_of(told(), Needs(horovod=True)) == []
+    assert faults_of(told(python="/opt/my python3"), Needs()) == []
     nothing: dict[str, Any] = {"compiler": "", "packages": {"index": "x", "error": "no"}}
     built = told(**nothing, environment=BUILT)
     assert faults_of(built, Needs(horovod=True)) == []

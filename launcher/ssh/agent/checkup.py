@@ -51,10 +51,11 @@ def checkup(head: dict[str, Any], _: bytes) -> dict[str, Any]:
 
 
 def listen(head: dict[str, Any], _: bytes) -> int:
-    """Return the port on which this host answers with ``token``, until it is told to hush."""
-    kind = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
-    dual = kind == socket.AF_INET6
-    listening = socket.create_server(("", 0), family=kind, dualstack_ipv6=dual, backlog=256)
+    """Return the port on which this host answers with ``token``, until it is told to hush.
+
+    By IPv4, as supervisors and pools do.
+    """
+    listening = socket.create_server(("", 0), backlog=256)
     _LISTENING.append(listening)
 
     def answer() -> None:
