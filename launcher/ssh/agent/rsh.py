@@ -2,8 +2,8 @@
 
 Standard library only. ``FILE``: ssh's configuration; the words are shell text, as prte writes it.
 
-Why not ssh itself: prte takes the user's shell there for the one that it knows here, and what it
-does not know for bash. One that reads no ``A=b; export A`` never starts a daemon, and prte waits.
+Why not ssh itself: prte writes for the user's shell as it is here, and for bash where it does not
+know that one. What reads the words there may be another one, or, as fish, take no ``A=b;`` at all.
 Source: plm_ssh_assume_same_shell of prte_info(1)
 """
 
@@ -16,14 +16,14 @@ sys.path.insert(0, os.path.abspath(__file__).rsplit("/", 4)[0])
 
 from launcher.shell import ShellExpr, shell_line  # now it can be found
 
-_CSH = ("csh", "tcsh")  # prte writes for them where the user has one here
+_CSH = ("csh", "tcsh")  # of those that prte knows, not like sh
 
 
 def main(file: str, host: str, *words: str) -> None:
     """Become the ssh that runs these words there."""
-    line = " ".join(words)
-    if os.path.basename(pwd.getpwuid(os.getuid()).pw_shell) not in _CSH:
-        line = shell_line((ShellExpr("exec"), "sh", "-c", line))
+    own = pwd.getpwuid(os.getuid()).pw_shell
+    shell = own if os.path.basename(own) in _CSH else "sh"
+    line = shell_line((ShellExpr("exec"), shell, "-c", " ".join(words)))
     os.execvp("ssh", ("ssh", "-F", file, "--", host, line))  # noqa: S606
 
 

@@ -27,7 +27,6 @@ _MOST = 4 << 20  # bytes of a run that one answer brings
 _KILLED_S = 10.0  # for which processes may outlive a SIGKILL
 _ENDING_S = 0.05  # between two looks at processes that are ending
 _RSH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rsh.py")
-_TRY = "LAUNCHER=there;export LAUNCHER;true"  # as prte writes it
 _PIECE = tuple[str, int, int, int]  # path, offset, size, time of change in ns
 
 
@@ -147,7 +146,7 @@ class Runs:
         self.tried = [("", 0)] * len(head["addresses"])
 
         def try_one(index: int) -> None:
-            argv = (sys.executable, "-I", "-S", _RSH, self.config, head["addresses"][index], _TRY)
+            argv = (sys.executable, "-I", "-S", _RSH, self.config, head["addresses"][index], "true")
             done = process.run(argv, timeout_s=60)
             self.tried[index] = done.stderr, done.status
 
