@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Between the submitting process's end and the supervisor's first word.
 _HANDOVER_S = 10.0
+_STARTERS = ("launch.log", "slurm.log")  # of who starts the ranks
 _FIRST_S = 60.0  # in which a rank begins, unless something is wrong
 
 
@@ -200,8 +201,9 @@ def _no_rank(run: Open) -> str:
     silent_s = time.time() - run.last["time"]
     if silent_s < _FIRST_S or _has_begun(run.folder):
         return ""
-    said = last_lines(run.folder.file("logs", "launch.log"), 1) or ["nothing"]
-    return f"no rank has begun in {silent_s:.0f} s; launch.log says: {said[0]}"
+    logs = ((name, last_lines(run.folder.file("logs", name), 1)) for name in _STARTERS)
+    said = next((f"{name} says: {lines[0]}" for name, lines in logs if lines), "nobody says why")
+    return f"no rank has begun in {silent_s:.0f} s; {said}"
 
 
 def _has_begun(folder: RunFolder) -> bool:
