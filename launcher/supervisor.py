@@ -2,7 +2,8 @@
 
 Standard library only, in a session of its own: neither the terminal nor the submitting process
 ends it. SIGTERM ends the run: because someone cancels it, or because the scheduler says so, which
-is asked why. SIGUSR1 is handed on to every rank: the end is near.
+is asked why. SIGUSR1 is handed on to every rank: the end is near. Of one that is killed itself, a
+program beside it (pool/keep.py) ends what ranks leave.
 
 Why signals are waited for, not caught: one loop sees the step's end, a signal, the time limit and
 the next heartbeat in the order in which they come, and no handler runs in between.
@@ -121,7 +122,7 @@ class Supervisor:
         env = {**os.environ, **self.control.environment(), **self.attempt.environment()}
         env["LAUNCHER_RUN_ID"] = self.record.id
         if self.attempt.allocation is None:  # else the scheduler ends what we leave
-            self.line = cores.keep_ours(self.record.id, self.record.grace_s)
+            self.line = cores.keep_ours(self.folder)
         if not self.record.secrets:
             return process.start(words, log=log, env=env, dies_with_us=True), None
         from launcher.guard import Relay, secret_values  # noqa: PLC0415

@@ -34,6 +34,8 @@ from launcher import process
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from launcher.store import RunFolder
+
 # The run whose pool has the cores that we are on: the pools that its script starts share those.
 LEASED = "LAUNCHER_LEASED"
 _SOCKETS = "/proc/net/unix"
@@ -159,18 +161,20 @@ class Leases:
         os.close(self._held.pop(name))
 
 
-def keep(run_id: str, grace_s: float, line: socket.socket, files: Sequence[int]) -> None:
+def keep(folder: RunFolder, line: socket.socket, files: Sequence[int]) -> None:
     """Have a program of its own hold leases of a run, too; see ``keep.py``."""
-    words = (sys.executable, "-I", "-S", _KEEP, run_id, str(grace_s), str(line.fileno()))
+    record = folder.record()
+    times = (str(record.grace_s), str(record.silence_s))
+    words = (sys.executable, "-I", "-S", _KEEP, folder.path, *times, str(line.fileno()))
     with open(os.devnull, "ab") as log:
         process.start(words, log=log, env={}, holds=(*files, line.fileno()))
 
 
-def keep_ours(run_id: str, grace_s: float) -> socket.socket:
+def keep_ours(folder: RunFolder) -> socket.socket:
     """Return the line by which a program knows that we live: it holds our leases, too."""
     ours, its = socket.socketpair()
     with its:
-        keep(run_id, grace_s, its, _inherited())
+        keep(folder, its, _inherited())
     return ours
 
 

@@ -182,11 +182,10 @@ class Here:
     def keep(self, folder: RunFolder, address: str, port: int) -> None:
         """Have a program of its own hold what is ours."""
         assert self.lease is not None  # noqa: S101 - for the type checker
-        record = folder.record()
         with socket.create_connection((address, port), timeout=_CONNECT_S) as line:
             line.settimeout(None)
-            keep_alive(line, record.silence_s)
-            cores.keep(folder.id, record.grace_s, line, self.lease.files)
+            keep_alive(line, folder.record().silence_s)
+            cores.keep(folder, line, self.lease.files)
         self.drop()
 
     def start(self, folder: RunFolder, env: Mapping[str, str], claimed: int) -> None:

@@ -32,6 +32,18 @@ signal.signal(signal.SIGTERM, signal.SIG_DFL)
 print("ready", flush=True)
 """
 STAYS = f"{LEAVES}time.sleep(600)\n"
+# Needs another process of its own to save its work.
+SAVES = """
+import signal, subprocess, sys, time
+worker = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def save(*_):
+    time.sleep(1)
+    print(worker.communicate("saved")[0], flush=True)
+    sys.exit()
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+time.sleep(600)
+"""
 # Tells of the processes of the run that it is named.
 LOOKS = """
 import os, sys
@@ -46,11 +58,11 @@ print(found)
 """
 
 
-def started(box: SshProject, options: tuple[str, ...]) -> Path:
+def started(box: SshProject, options: tuple[str, ...], script: str = STAYS) -> Path:
     """Return a run whose ranks have left something, and go on."""
-    box.write("train.py", STAYS)
+    box.write("train.py", script)
     run = box.submit(*options)
-    hosts = box.hosts.all[: 2 if options == TWO else 1]
+    hosts = box.hosts.all[: 2 if "nodes=2" in options else 1]
     for rank, host in enumerate(hosts):
         until(lambda rank=rank, host=host: "ready" in box.said(run, rank, host))
     until(lambda: len(list((box.there(run) / "ranks").glob("?.json"))) == len(hosts))
@@ -90,6 +102,15 @@ def test_the_ranks_starter_is_killed(box: SshProject) -> None:
     run = started(box, TWO)
     kill(box.hosts.hostb, "prted")
     box.becomes(run, "FAILED")
+    quiet(box)
+
+
+def test_a_rank_that_has_lost_the_first_host_saves_its_work(box: SshProject) -> None:
+    run = started(box, (*TWO, "compute.host_timeout_s=6"), SAVES)
+    box.hosts.hosta.unplug()
+    until(lambda: "\n" in box.said(run, 1, box.hosts.hostb).removeprefix("ready\n"))
+    assert box.said(run, 1, box.hosts.hostb) == "ready\nsaved\n"
+    box.hosts.hosta.plug()
     quiet(box)
 
 
