@@ -89,7 +89,7 @@ def test_a_good_end(box: SshProject) -> None:
     for _ in range(2):  # the second needs what the first had
         run = box.submit(*TWO)
         assert box.launch("wait", run.name).stdout == f"{run.name} SUCCEEDED\n"
-    quiet(box)
+        quiet(box)
 
 
 def test_a_cancelled_run(box: SshProject) -> None:
