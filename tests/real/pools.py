@@ -275,7 +275,8 @@ class Holder:
 
     def hear(self) -> dict[str, Any]:
         assert self.running.stdout
-        found: dict[str, Any] = json.loads(self.running.stdout.readline())
+        line = self.running.stdout.readline().strip()  # the first of all is empty
+        found: dict[str, Any] = json.loads(line or self.running.stdout.readline())
         return found
 
     def ask(self, number: int = 1) -> dict[str, Any]:
