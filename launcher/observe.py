@@ -165,6 +165,7 @@ def _settle(run: Open, view: View) -> RunStatus:
     assert view.state is not None  # noqa: S101 - for the type checker
     link_log(run.folder)
     result = judge(run.folder, run.folder.ranks(), 0, view.state.value)
+    result["exit_status"] = result["exit_status"] or None  # a rank's that failed; else nobody knows
     result |= {"reason": view.reason, "job_id": view.job_id, **(view.details or {})}
     started = run.started
     # Nothing was run of one that was cancelled while it waited, so none is committed: a thousand

@@ -12,6 +12,7 @@ import os
 import pwd
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, TypeAlias
 
@@ -180,7 +181,22 @@ def adopt_orphans() -> None:
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def descendants(pid: int, but: str) -> list[int]:
+def kill_descendants(but: str) -> None:
+    """Kill every process below ours, for good; whoever has adopted orphans has them all.
+
+    Those whose command line has ``but`` stay, and what is below them.
+    """
+    while left := _descendants(os.getpid(), but):
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.005)
+
+
+def _descendants(pid: int, but: str) -> list[int]:
     """Return the processes below ``pid``, from /proc; the nearest first.
 
     Those whose command line has ``but`` are left out, and what is below them.

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from typing import Any
 
 HEARTBEAT_S = 5.0
 # On another machine only the heartbeat tells; shared file systems may show it late.
 _SILENT_S = 90.0
+_POLL_S = 0.1
+_KILLED_S = 10.0  # for which processes may outlive a SIGKILL
+_LOOKS = 3  # that find nothing: what was just being started takes a moment to carry the mark
 
 
 def this_process() -> dict[str, Any]:
@@ -54,3 +58,23 @@ def marked(run_id: str) -> list[int]:
             if mark in file.read().split(b"\0"):
                 found.append(int(name))
     return found
+
+
+def end(run_id: str, grace_s: float) -> list[int]:
+    """Return what outlives SIGKILL of a run's processes here, each of which is sent SIGTERM first.
+
+    They have ``grace_s`` between the two. What the kernel does not let go waits for a disk or a
+    device.
+    """
+    told: set[int] = set()
+    kill_at, quiet = time.monotonic() + grace_s, 0
+    while quiet < _LOOKS and time.monotonic() < kill_at + _KILLED_S:
+        left = set(marked(run_id))
+        late = time.monotonic() >= kill_at
+        for pid in left if late else left - told:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+        told |= left
+        quiet = 0 if left else quiet + 1
+        time.sleep(_POLL_S)
+    return marked(run_id)

@@ -91,22 +91,27 @@ class Run:
         return state
 
     def cancel(self, *, give_up: bool = False) -> RunState:
-        """End the run, ranks included, and return its final state; a run that ended is left alone.
+        """End the run, ranks included, and return its final state; that of a run that ended stays.
 
-        Ranks have the run's ``grace_s`` between SIGTERM and SIGKILL. StateError when the run
-        cannot be reached from this machine; who will ``give_up`` has it end here only, and has the
-        rest of it ended by a later call.
+        Ranks have the run's ``grace_s`` between SIGTERM and SIGKILL; so has what is left of a run
+        that failed or is lost. StateError when the run cannot be reached from this machine; who
+        will ``give_up`` has it end here only, and has the rest of it ended by a later call.
         """
         try:
             if (run := read(self.folder)).given_up and not give_up:
                 scheduler(run.record.compute).interrupt(run, waits=False)
                 return _conclude(run, "given up, and ended later")
-            if not self.state.final:
+            state = self.state
+            if not state.final:
                 self.interrupt()
+            elif state in (RunState.FAILED, RunState.LOST):
+                self._end_left()
         except StateError as error:
             if not give_up:
                 raise
-            return given_up(read(self.folder), error.message)
+            run = read(self.folder)
+            state = RunState(run.last["state"])
+            return state if state.final else given_up(run, error.message)
         grace_s = self.folder.record().grace_s
         try:
             return self.wait(grace_s + PATIENCE_S)
@@ -121,6 +126,11 @@ class Run:
             run = _started(self.folder)
             waits = state is not RunState.RUNNING
             scheduler(run.record.compute).interrupt(run, waits=waits)
+
+    def _end_left(self) -> None:
+        run = read(self.folder)
+        if run.started is not None:
+            scheduler(run.record.compute).end_left(run)
 
 
 def given_up(run: Open, why: str) -> RunState:

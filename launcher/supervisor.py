@@ -2,7 +2,8 @@
 
 Standard library only, in a session of its own: neither the terminal nor the submitting process
 ends it. SIGTERM ends the run: because someone cancels it, or because the scheduler says so, which
-is asked why. SIGUSR1 is handed on to every rank: the end is near.
+is asked why. SIGUSR1 is handed on to every rank: the end is near. Of one that is killed itself, a
+program beside it (pool/keep.py) ends what ranks leave.
 
 Why signals are waited for, not caught: one loop sees the step's end, a signal, the time limit and
 the next heartbeat in the order in which they come, and no handler runs in between.
@@ -24,11 +25,13 @@ from launcher import outcome, process
 from launcher.attempt import Attempt, Ending
 from launcher.control import Control
 from launcher.job import RunState
+from launcher.pool import cores
 from launcher.processes import HEARTBEAT_S, this_process
 from launcher.store import RunFolder
 from launcher.sweep.store import GroupFolder, link_log
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from launcher.process import Running
@@ -37,6 +40,8 @@ _WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal
 _STEP_S, _KILL_S = 0.05, 1.0  # between two looks at ranks that are ending; for SIGKILL
 _HEARD_S = 2.0  # for the word of a rank that has just started
 _FAREWELL_S = 2.0  # for mpirun or srun to end after their ranks have
+# A script may have submitted runs of its own, which stay.
+_SUPERVISORS = "/launcher/supervise.py"
 _BUILD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "environment", "here.py")
 
 
@@ -57,6 +62,7 @@ class Supervisor:
         )
         self.warned = False  # the ranks know that the end is near
         self.ending: Ending | None = None  # why we ended the step, if we did
+        self.line: socket.socket | None = None  # ends with us, and with it what the step left
 
     def run(self) -> RunState:
         """Run the step to its end, record how it went, and return the run's state."""
@@ -104,7 +110,7 @@ class Supervisor:
         self._watch(step)
         if self.ending is None and step.returncode:
             self.ending = self.attempt.taken(self.control.ranks())
-        _sweep()
+        process.kill_descendants(but=_SUPERVISORS)  # what keeps our leases as well
         if relayed is not None:
             relayed.join(timeout=1.0)
         return step.returncode
@@ -114,6 +120,9 @@ class Supervisor:
     ) -> tuple[Running, threading.Thread | None]:
         """Start the step; where there are secrets, a thread keeps them out of its log."""
         env = {**os.environ, **self.control.environment(), **self.attempt.environment()}
+        env["LAUNCHER_RUN_ID"] = self.record.id
+        if self.attempt.allocation is None:  # else the scheduler ends what we leave
+            self.line = cores.keep_ours(self.folder)
         if not self.record.secrets:
             return process.start(words, log=log, env=env, dies_with_us=True), None
         from launcher.guard import Relay, secret_values  # noqa: PLC0415
@@ -245,21 +254,6 @@ def _log(folder: RunFolder) -> IO[bytes]:
 def _note(log: IO[bytes], text: str) -> None:
     with contextlib.suppress(OSError):  # of a full disk
         log.write(f"launcher: {text}\n".encode())
-
-
-def _sweep() -> None:
-    """Kill every process that the step left behind; as their subreaper we have them all.
-
-    Other supervisors stay: a script may have submitted runs of its own.
-    """
-    while left := process.descendants(os.getpid(), but="/launcher/supervise.py"):
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        time.sleep(0.005)
 
 
 def _told(folder: RunFolder) -> bool:

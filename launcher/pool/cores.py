@@ -23,17 +23,24 @@ import contextlib
 import errno
 import os
 import socket
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher import process
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+
+    from launcher.store import RunFolder
 
 # The run whose pool has the cores that we are on: the pools that its script starts share those.
 LEASED = "LAUNCHER_LEASED"
 _SOCKETS = "/proc/net/unix"
+_PREFIX = "launcher/"  # of all names
+_KEEP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "keep.py")
 _SOON_S, _LATER_S = 0.05, 1.0  # between two looks of the first in a queue; of the last
 
 
@@ -135,7 +142,7 @@ class Leases:
 
     @property
     def _prefix(self) -> str:
-        return f"launcher/{self._share}/"
+        return f"{_PREFIX}{self._share}/"
 
     def _bind(self, name: str) -> bool:
         """Return whether the name is ours now."""
@@ -152,6 +159,38 @@ class Leases:
 
     def _free(self, name: str) -> None:
         os.close(self._held.pop(name))
+
+
+def keep(folder: RunFolder, line: socket.socket, files: Sequence[int]) -> None:
+    """Have a program of its own hold leases of a run, too; see ``keep.py``."""
+    record = folder.record()
+    times = (str(record.grace_s), str(record.silence_s))
+    words = (sys.executable, "-I", "-S", _KEEP, folder.path, *times, str(line.fileno()))
+    with open(os.devnull, "ab") as log:
+        process.start(words, log=log, env={}, holds=(*files, line.fileno()))
+
+
+def keep_ours(folder: RunFolder) -> socket.socket:
+    """Return the line by which a program knows that we live: it holds our leases, too."""
+    ours, its = socket.socketpair()
+    with its:
+        keep(folder, its, _inherited())
+    return ours
+
+
+def _inherited() -> list[int]:
+    """Return the leases that this process was started with, open files."""
+    found = []
+    for file in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # the listing's own, and what is no socket
+            own = socket.socket(fileno=file)
+            try:
+                name = own.getsockname()
+            finally:
+                own.detach()
+            if isinstance(name, bytes) and name.startswith(f"\0{_PREFIX}".encode()):
+                found.append(file)
+    return found
 
 
 def share(env: Mapping[str, str]) -> str:

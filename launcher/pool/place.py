@@ -13,11 +13,11 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from launcher import process
+from launcher.guard import keep_alive
 from launcher.locks import use
 from launcher.pool import cores
 from launcher.pool.claim import failed, has_begun, is_on_its_way
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 _CONNECT_S = 5.0
 _WATCH_S = 1.0  # between two looks at runs that are no children of ours
 _ALL = 128  # machines of a run
-_KEEP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "keep.py")
-# A line that is silent for so long, in seconds, is asked whether the other end lives: so often.
-_QUIET = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 
 
 class LostError(OSError):
@@ -187,12 +184,8 @@ class Here:
         assert self.lease is not None  # noqa: S101 - for the type checker
         with socket.create_connection((address, port), timeout=_CONNECT_S) as line:
             line.settimeout(None)
-            line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, value in _QUIET.items():
-                line.setsockopt(socket.IPPROTO_TCP, option, value)
-            words = (sys.executable, "-I", "-S", _KEEP, folder.id, str(line.fileno()))
-            with open(os.devnull, "ab") as log:
-                process.start(words, log=log, env={}, holds=(*self.lease.files, line.fileno()))
+            keep_alive(line, folder.record().silence_s)
+            cores.keep(folder, line, self.lease.files)
         self.drop()
 
     def start(self, folder: RunFolder, env: Mapping[str, str], claimed: int) -> None:

@@ -144,6 +144,9 @@ class Scheduler(Protocol):
         ``waits``: its job is not running at the moment.
         """
 
+    def end_left(self, run: Open) -> None:
+        """End what is left of a run that failed or is lost; StateError when that is not certain."""
+
 
 def scheduler(kind: str) -> Scheduler:
     """Return the keeper of the jobs of a compute; PlanError when there is none yet."""

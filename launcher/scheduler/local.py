@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from launcher import process
 from launcher.errors import StateError, SubmitError
 from launcher.job import RunState
-from launcher.processes import alive, this_process
+from launcher.processes import alive, end, this_process
 from launcher.scheduler import View
 from launcher.store import RunFolder, last_lines
 from launcher.sweep.store import Groups
@@ -161,6 +161,11 @@ class Local:
         if alive(last, run.folder.file("heartbeat")):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(last["pid"], signal.SIGTERM)
+
+    def end_left(self, run: Open) -> None:
+        """End what the run has left on this machine."""
+        if run.told("host") == os.uname().nodename:
+            end(run.folder.id, run.record.grace_s)
 
 
 def _start(

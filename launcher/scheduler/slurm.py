@@ -194,6 +194,9 @@ class Slurm:
                 hint="`scontrol ping` tells whether Slurm's controller is up. Try again later.",
             )
 
+    def end_left(self, run: Open) -> None:
+        """Do nothing: Slurm ends what a job leaves."""
+
 
 def _options(files: Sequence[PlannedFile]) -> list[str]:
     """Return the names of sbatch's options in the planned batch file."""

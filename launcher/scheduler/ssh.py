@@ -188,6 +188,10 @@ class Ssh:
                 run.folder, run.record, record_outcome, started=run.started, told=told
             )
 
+    def end_left(self, run: Open) -> None:
+        """End what the run has left on each of its hosts."""
+        _end_on(run, hosts_of(run))
+
 
 def _begun(run: Open) -> Open:
     """Return a run that no longer waits: it was cancelled before it began, or begins."""
@@ -220,17 +224,23 @@ def _out_of_reach(run: Open, error: SubmitError) -> StateError:
 
 def _end_all(run: Open) -> None:
     """End what hosts run of it, and have its pool start it no more; StateError: one is away."""
-    hosts = all_hosts(run.record)
     errors = queue.withdraw([run]).values()
     # Those that its pool chose are known where it had begun, as far as we had heard.
-    answers = side_by_side(lambda host: _end(run, hosts, host), hosts_of(run) or hosts.hosts)
-    for error in (*errors, *(each for each in answers if isinstance(each, SubmitError))):
+    _end_on(run, hosts_of(run) or all_hosts(run.record).hosts)
+    for error in errors:
         raise StateError(error.message, hint=error.hint)
 
 
-def _end(run: Open, hosts: Hosts, host: Host) -> int:
-    count, _ = of_run(hosts, host).ask("end", run=run.folder.id, grace_s=run.record.grace_s)
-    return int(count)
+def _end_on(run: Open, those: Sequence[Host]) -> None:
+    """End what those hosts run of it; StateError: one is away."""
+    hosts = all_hosts(run.record)
+    for each in side_by_side(lambda host: _end(run, hosts, host), those):
+        if isinstance(each, SubmitError):
+            raise StateError(each.message, hint=each.hint)
+
+
+def _end(run: Open, hosts: Hosts, host: Host) -> None:
+    of_run(hosts, host).ask("end", run=run.folder.id, grace_s=run.record.grace_s)
 
 
 def _view(run: Open, seen: Seen | SubmitError) -> View:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launcher.job import RunRecord
 from tests.cluster.host import ENVIRONMENT
 from tests.cluster.site import ROOT
 from tests.cluster.user import USER, account, give
@@ -169,9 +170,35 @@ def queue(
         folder = on[0].user_home / made.store / name
         folder.mkdir()
         (folder / "work").write_text(work)
+        (folder / "run.json").write_text(_record(name))
         (folder / "events.jsonl").write_text('{"time": 0, "state": "SUBMITTING"}\n')
     give(on[0].user_home / made.store)
     return made
+
+
+def _record(run_id: str) -> str:
+    """Return the text of a run's record, whose ranks have a minute to end."""
+    record = RunRecord(
+        id=run_id,
+        name="train",
+        created=0.0,
+        user=USER,
+        host="here",
+        compute="ssh",
+        dist="mpi",
+        entry=("train.py",),
+        nodes=1,
+        procs_per_node=1,
+        grace_s=60.0,
+        time_s=None,
+        git_dir="",
+        prefix="",
+        commit="",
+        secrets=(),
+        overrides=(),
+        silence_s=30,
+    )
+    return record.to_json()
 
 
 def let_go(hosts: SshHosts, *, again: bool = False) -> None:
@@ -248,7 +275,8 @@ class Holder:
 
     def hear(self) -> dict[str, Any]:
         assert self.running.stdout
-        found: dict[str, Any] = json.loads(self.running.stdout.readline())
+        line = self.running.stdout.readline().strip()  # the first of all is empty
+        found: dict[str, Any] = json.loads(line or self.running.stdout.readline())
         return found
 
     def ask(self, number: int = 1) -> dict[str, Any]:

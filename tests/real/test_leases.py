@@ -190,7 +190,7 @@ def test_a_run_of_two_hosts_has_both_until_nothing_of_it_lives_there(lab: SshHos
     runs.start()
     until(lambda: runs.told(0))
     kill(runs.pool)
-    rank = "LAUNCHER_RUN_ID=run-0 setsid sleep 600 >/dev/null 2>&1 &"
+    rank = "trap '' TERM; LAUNCHER_RUN_ID=run-0 setsid sleep 600 >/dev/null 2>&1 &"
     assert lab.ssh("hostb", rank).returncode == 0
     until(lambda: "sleep 600" in b.processes().values())
     until(lambda: len(keepers(b)) == 2)

@@ -293,7 +293,8 @@ def test_a_killed_supervisor_is_seen_and_leaves_nothing(
     project: Project, options: tuple[str, ...]
 ) -> None:
     ranks = 2 if options == RANKS else 1
-    project.write("train.py", STUBBORN)
+    left = "import subprocess\nsubprocess.Popen(['sleep', '600'])\n"
+    project.write("train.py", f"{left}{STUBBORN}")
     running = project.start("entry_script=train.py", *options)
     until(lambda: _ready(project, ranks))
     (started,) = [each for each in events(project.run) if each["state"] == "RUNNING"]

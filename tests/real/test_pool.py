@@ -188,16 +188,18 @@ def span(run: Path) -> list[Any]:
     return found
 
 
-def test_a_supervisor_that_is_killed_frees_its_cores(lab: Project) -> None:
+def test_a_supervisor_that_is_killed_frees_its_cores_once_nothing_uses_them(lab: Project) -> None:
+    script = (lab.path / "train.py").read_text()
+    lab.write("train.py", f"import subprocess\nsubprocess.Popen(['sleep', '600'])\n{script}")
     sweep_id = sweep(lab, count=2)
     first, second = ordered(lab, sweep_id)
     until(lambda: has_begun(first))
     os.kill(events(first)[-1]["pid"], signal.SIGKILL)
     until(lambda: has_begun(second))
+    assert not processes_of(first.name)
     let_go(lab)
     assert lab.launch("wait", second.name).returncode == 0
     assert statuses(lab)[first.name]["state"] == "LOST"
-    until(lambda: not processes_of(first.name))
 
 
 def test_a_run_is_cancelled_while_it_waits_and_while_it_runs(lab: Project) -> None:

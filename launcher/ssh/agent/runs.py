@@ -11,12 +11,11 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from launcher import process
 from launcher.errors import LaunchError
-from launcher.processes import alive, marked
+from launcher.processes import alive, end, marked
 from launcher.ssh.agent import environments, groups, results, shelf
 from launcher.store import RunFolder, write_atomically
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from launcher.ssh.agent.serve import Agent
 
 _MOST = 4 << 20  # bytes of a run that one answer brings
-_KILLED_S = 10.0  # for which processes may outlive a SIGKILL
-_ENDING_S = 0.05  # between two looks at processes that are ending
 _RSH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rsh.py")
 _PIECE = tuple[str, int, int, int]  # path, offset, size, time of change in ns
 
@@ -102,7 +99,8 @@ class Runs:
         """Tell the run's supervisor to stop it; return whether there is one."""
         pid = _supervisor(self._folder(head["run"]))
         if pid is not None:
-            _signal([pid], signal.SIGTERM)
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGTERM)
         return pid is not None
 
     def is_left_alone(self, head: dict[str, Any], _: bytes) -> bool:
@@ -110,23 +108,14 @@ class Runs:
         ranks = self._folder(head["run"]).ranks()
         return any(each.get("alone") for each in ranks) and not marked(head["run"])
 
-    def end(self, head: dict[str, Any], _: bytes) -> int:
-        """End what is left of a run here, the ranks after their grace; return how many it was.
+    def end(self, head: dict[str, Any], _: bytes) -> bool:
+        """End what is left of a run here, the ranks after their grace; return True.
 
         LaunchError: the kernel does not let some go, which wait for a disk or a device.
         """
-        first = marked(head["run"])
-        _signal(first, signal.SIGTERM)
-        end = time.monotonic() + head["grace_s"]
-        while (left := marked(head["run"])) and time.monotonic() < end:
-            time.sleep(_ENDING_S)
-        end = time.monotonic() + _KILLED_S
-        while left := marked(head["run"]):
-            if time.monotonic() > end:
-                raise LaunchError(f"processes that SIGKILL does not end: {left}")
-            _signal(left, signal.SIGKILL)
-            time.sleep(_ENDING_S)
-        return len(first)
+        if left := end(head["run"], head["grace_s"]):
+            raise LaunchError(f"processes that SIGKILL does not end: {left}")
+        return True
 
     def remove(self, head: dict[str, Any], _: bytes) -> bool:
         """Remove a run that has not begun; return whether that is so."""
@@ -205,9 +194,3 @@ def _read(path: str, offset: int, most: int) -> bytes:
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
         return os.pread(file.fileno(), most, offset)
     return b""
-
-
-def _signal(pids: list[int], number: int) -> None:
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            os.kill(pid, number)
