@@ -104,21 +104,25 @@ def test_a_key_that_only_this_machine_has_is_no_way_between_hosts(box: SshProjec
     config.chmod(0o600)
     give(box.path)
     agent, key = str(box.path / "agent"), box.hosts.hosta.user_home / sshd.KEY
-    started = box.hosts.start(("ssh-agent", "-D", "-a", agent), cwd=box.path)
     kept = key.read_text()
-    key.unlink()
-    try:
-        until(lambda: os.path.exists(agent))
-        own = {"SSH_AUTH_SOCK": agent}
-        assert box.hosts.run(("ssh-add", box.hosts.home() / sshd.KEY), env=own).returncode == 0
-        words = ("hosta cannot ssh to hostb", "Permission denied", "ssh-keygen, if it has no key")
-        options = (*BOTH, f"compute.ssh_config={config}")
-        # None of its connections is shared: the first one says whether agents are forwarded.
-        box.refused(*options, status=3, words=words, XDG_RUNTIME_DIR=str(box.path), **own)
-    finally:
-        lay(box.hosts.hosta.user_home, {sshd.KEY: kept})
-        started.terminate()
-        started.wait()
+    with box.hosts.start(("ssh-agent", "-D", "-a", agent), cwd=box.path) as started:
+        key.unlink()
+        try:
+            until(lambda: os.path.exists(agent))
+            own = {"SSH_AUTH_SOCK": agent}
+            added = box.hosts.run(("ssh-add", box.hosts.home() / sshd.KEY), env=own)
+            assert added.returncode == 0, added.stderr
+            words = (
+                "hosta cannot ssh to hostb",
+                "Permission denied",
+                "ssh-keygen, if it has no key",
+            )
+            options = (*BOTH, f"compute.ssh_config={config}")
+            # None of its connections is shared: the first one says whether agents are forwarded.
+            box.refused(*options, status=3, words=words, XDG_RUNTIME_DIR=str(box.path), **own)
+        finally:
+            lay(box.hosts.hosta.user_home, {sshd.KEY: kept})
+            started.terminate()
 
 
 # ------------------------------------------------------------------ login scripts
