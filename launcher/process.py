@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1  # Source: prctl(2)
 _PR_SET_CHILD_SUBREAPER = 36
+_REAPED_S = 0.02  # for which processes that were killed are waited for before another look
 # Held until they end, and then reaped by the next start: a notebook starts many.
 _STARTED: list[Running] = []
 
@@ -190,10 +191,19 @@ def kill_descendants(but: str) -> None:
         for pid in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        time.sleep(0.005)
+        if not _has_children():
+            return
+
+
+def _has_children() -> bool:
+    """Return whether any child is left in a moment, in which those that have ended are reaped."""
+    end = time.monotonic() + _REAPED_S
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < end:
+            if not os.waitpid(-1, os.WNOHANG)[0]:
+                time.sleep(_REAPED_S / 20)
+        return True
+    return False
 
 
 def _descendants(pid: int, but: str) -> list[int]:

@@ -31,7 +31,6 @@ from launcher.store import RunFolder
 from launcher.sweep.store import GroupFolder, link_log
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from launcher.process import Running
@@ -62,7 +61,7 @@ class Supervisor:
         )
         self.warned = False  # the ranks know that the end is near
         self.ending: Ending | None = None  # why we ended the step, if we did
-        self.line: socket.socket | None = None  # ends with us, and with it what the step left
+        self.keeper: Running | None = None  # sees our end, and then ends what the step left
 
     def run(self) -> RunState:
         """Run the step to its end, record how it went, and return the run's state."""
@@ -122,7 +121,7 @@ class Supervisor:
         env = {**os.environ, **self.control.environment(), **self.attempt.environment()}
         env["LAUNCHER_RUN_ID"] = self.record.id
         if self.attempt.allocation is None:  # else the scheduler ends what we leave
-            self.line = cores.keep_ours(self.folder)
+            self.keeper = cores.keep_ours(self.folder)
         if not self.record.secrets:
             return process.start(words, log=log, env=env, dies_with_us=True), None
         from launcher.guard import Relay, secret_values  # noqa: PLC0415

@@ -34,6 +34,7 @@ from launcher import process
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    from launcher.process import Running
     from launcher.store import RunFolder
 
 # The run whose pool has the cores that we are on: the pools that its script starts share those.
@@ -163,19 +164,25 @@ class Leases:
 
 def keep(folder: RunFolder, line: socket.socket, files: Sequence[int]) -> None:
     """Have a program of its own hold leases of a run, too; see ``keep.py``."""
-    record = folder.record()
-    times = (str(record.grace_s), str(record.silence_s))
-    words = (sys.executable, "-I", "-S", _KEEP, folder.path, *times, str(line.fileno()))
     with open(os.devnull, "ab") as log:
+        words = _keeper(folder, line.fileno())
         process.start(words, log=log, env={}, holds=(*files, line.fileno()))
 
 
-def keep_ours(folder: RunFolder) -> socket.socket:
-    """Return the line by which a program knows that we live: it holds our leases, too."""
-    ours, its = socket.socketpair()
-    with its:
-        keep(folder, its, _inherited())
-    return ours
+def keep_ours(folder: RunFolder) -> Running:
+    """Return a program that holds our leases, too, and knows by its standard input that we live.
+
+    It is a shell until we do not: each run starts one, and most are never needed.
+    """
+    words = ("/bin/sh", "-c", 'read -r _; exec "$@"', "sh", *_keeper(folder, 0))
+    with open(os.devnull, "ab") as log:
+        return process.start(words, log=log, env={}, holds=_inherited(), waits=True)
+
+
+def _keeper(folder: RunFolder, line: int) -> tuple[str, ...]:
+    record = folder.record()
+    times = (str(record.grace_s), str(record.silence_s))
+    return (sys.executable, "-I", "-S", _KEEP, folder.path, *times, str(line))
 
 
 def _inherited() -> list[int]:

@@ -10,9 +10,7 @@ using.
 """
 
 import contextlib
-import json
 import os
-import socket
 import sys
 import time
 
@@ -30,8 +28,8 @@ def main(folder: str, grace_s: float, silence_s: float, line: int) -> None:
 
     ``silence_s``: after which a guard knows that the supervisor is gone.
     """
-    with socket.socket(fileno=line) as supervisor, contextlib.suppress(OSError):
-        while supervisor.recv(64):
+    with contextlib.suppress(OSError):
+        while os.read(line, 64):
             pass
     run_id, guards = os.path.basename(folder), _guards(folder)
     end_at = time.monotonic() + silence_s + _GUARDS_S
@@ -43,6 +41,8 @@ def main(folder: str, grace_s: float, silence_s: float, line: int) -> None:
 
 def _guards(folder: str) -> set[int]:
     """Return the processes that guard, or have guarded, a rank of the run on this machine."""
+    import json  # noqa: PLC0415 - most keepers have nothing to do, and each run starts one
+
     found = set()
     with contextlib.suppress(OSError):
         for each in os.scandir(os.path.join(folder, "ranks")):
