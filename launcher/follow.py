@@ -106,9 +106,10 @@ class Waiting:
 
     def look(self, status: RunStatus) -> None:
         """Say what is new."""
-        new = not status.state.final and status.reason not in ("", self.told)
+        why = status.reason.partition("; ")[0]  # the rest may change all the time
+        new = not status.state.final and why not in ("", self.told)
         if new and time.monotonic() - self.begun > _SETTLES_S:
-            self.told = status.reason
+            self.told = why
             self.say(f"launcher: {status.reason}")
             if status.advice:
                 self.say(f"  may help: {status.advice}")

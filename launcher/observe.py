@@ -204,7 +204,8 @@ def _no_rank(run: Open) -> str:
         return ""
     logs = ((name, last_lines(run.folder.file("logs", name), 1)) for name in _STARTERS)
     said = next((f"{name} says: {lines[0]}" for name, lines in logs if lines), "nobody says why")
-    return f"no rank has begun in {silent_s:.0f} s; {said}"
+    since = time.strftime("%H:%M:%S", time.localtime(run.last["time"]))
+    return f"no rank has begun since {since}; {said}"
 
 
 def _has_begun(folder: RunFolder) -> bool:

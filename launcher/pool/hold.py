@@ -117,37 +117,39 @@ class Hold:
 
     def _start(self, place: Here, message: dict[str, Any]) -> None:
         folder = RunFolder(message["start"])
+        ours = claimed = None
         try:
-            _lay(folder, message["files"])
+            os.makedirs(folder.path, exist_ok=True)
             ours = claim(folder, message["word"])
-            claimed = None if ours is None else claim(folder)
+            if ours is not None:  # else its files are no longer ours to lay
+                _lay(folder, message["files"])
+                claimed = claim(folder)
         except OSError as error:
             place.drop()
             _say(ended=folder.path, refused=str(error))
-            return
-        if claimed is None:  # we were given up, or the run was cancelled
-            place.drop()
-            place.watch(folder.path)
         else:
-            place.start(folder, message["env"], claimed)
-            os.close(claimed)
-        if ours is not None:
-            os.close(ours)
+            if claimed is None:  # we were given up, or the run was cancelled
+                place.drop()
+                place.watch(folder.path)
+            else:
+                place.start(folder, message["env"], claimed)
+                os.close(claimed)
+        finally:
+            if ours is not None:
+                os.close(ours)
 
     def _watch(self, place: Here, folder: RunFolder, word: str) -> None:
         """Tell of a run's end; who was told to start it by this word, and has not, never will."""
-        ours = None
         with contextlib.suppress(OSError):
             os.makedirs(folder.path, exist_ok=True)
-            ours = claim(folder, word)
-        if ours is not None:
-            os.close(ours)
-            if not is_claimed(folder):  # nor was it cancelled
-                _say(unstarted=folder.path)
-                return
+            if (ours := claim(folder, word)) is not None:
+                os.close(ours)
         while is_on_its_way(folder, word) and not is_claimed(folder):
             time.sleep(_MOMENT_S)  # another of us is just starting it
-        place.watch(folder.path)
+        if is_claimed(folder) or not os.path.exists(folder.file(word)):
+            place.watch(folder.path)
+        else:  # as often as we are asked: an answer may be lost as well
+            _say(unstarted=folder.path)
 
 
 def _lay(folder: RunFolder, files: list[tuple[str, int, str | None]]) -> None:

@@ -43,10 +43,11 @@ def _guards(folder: str) -> set[int]:
     """Return the processes that guard, or have guarded, a rank of the run on this machine."""
     import json  # noqa: PLC0415 - most keepers have nothing to do, and each run starts one
 
-    found = set()
+    found: set[int] = set()
+    odd = (OSError, ValueError, LookupError, TypeError)  # what a full disk has made of one
     with contextlib.suppress(OSError):
         for each in os.scandir(os.path.join(folder, "ranks")):
-            with contextlib.suppress(OSError, ValueError), open(each.path, "rb") as file:
+            with contextlib.suppress(*odd), open(each.path, "rb") as file:
                 rank = json.load(file)
                 if rank["host"] == os.uname().nodename:
                     found.add(int(rank["guard"]))

@@ -123,10 +123,10 @@ class Pool:
 
     def _look_after(self) -> bool:
         """Return whether a run has ended, or waits again."""
+        ended = [path for place in self.places for path in place.ended()]
         missed = [path for place in self.places for path in place.missed()]
         for path in missed:
             self._wait_again(path)
-        ended = [path for place in self.places for path in place.ended()]
         for path in ended:
             if not isinstance(self.running.pop(path, None), Here):
                 with contextlib.suppress(OSError):  # who asks here sees no events of there

@@ -147,6 +147,9 @@ class Local:
                 return
             run = _begun(run)
         last = run.last
+        if run.given_up:
+            begun = [each for each in run.events if each["state"] == RunState.RUNNING.value]
+            last = begun[-1] if begun else last
         if RunState(last["state"]).final:
             return
         if RunState(last["state"]) is not RunState.RUNNING:

@@ -289,6 +289,21 @@ def test_a_start_that_is_lost_on_its_way_is_made_again(lab: SshHosts, *, reads: 
     assert states == [("SUBMITTING", None), *lost, ("PENDING", ["hostb"])]
 
 
+def test_a_start_that_did_not_come_never_will(lab: SshHosts) -> None:
+    """So it is told as often as it is asked, and one that comes late lays nothing and runs not."""
+    folder = f"/home/{USER}/runs-late/run-0"
+    for _ in range(2):
+        with Holder(lab.hosta) as asks:
+            asks.say(watch=folder, word="start.1")
+            assert asks.hear() == {"unstarted": folder}
+    with Holder(lab.hosta) as late:
+        assert late.ask() == {"held": 1}
+        late.say(start=folder, word="start.1", files=[["work", 0o644, "open"]], env={})
+        assert late.hear() == {"ended": folder}
+    there = lab.hosta.user_home / "runs-late" / "run-0"
+    assert [each.name for each in there.iterdir()] == ["start.1"]
+
+
 def test_a_cable_is_pulled_while_a_pool_waits(lab: SshHosts) -> None:
     a, b, _ = lab.all
     with Holder(b) as has, Holder(b, NOBODY) as later:

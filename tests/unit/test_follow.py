@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from launcher.follow import Tail
-from launcher.store import RunFolder
+from launcher.follow import Tail, Waiting
+from launcher.job import RunState
+from launcher.store import RunFolder, RunStatus
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 # Recorded: Open MPI 5.0.11 under load.
 WARNING = (
@@ -31,3 +34,14 @@ def test_a_warning_of_mpirun_about_nothing_is_left_out(tmp_path: Path) -> None:
         assert tail.read() == ERROR + b"after\n"
     (logs / "rank-0.log").write_bytes(WARNING)
     assert tail.read() == b"[0] " + WARNING
+
+
+def test_why_a_run_waits_is_said_once_whatever_its_details(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launcher.follow._SETTLES_S", -1.0)
+    said: list[str] = []
+    waiting = Waiting(said.append)
+    about = {"id": "r", "name": "n", "compute": "ssh", "host": "h", "world_size": 1, "created": 0.0}
+    reasons = ["", "none has begun; says: 1 %", "none has begun; says: 2 %", "hosta is away; so"]
+    for reason in reasons:
+        waiting.look(RunStatus(**about, state=RunState.RUNNING, reason=reason))  # type: ignore[arg-type]
+    assert said == ["launcher: none has begun; says: 1 %", "launcher: hosta is away; so"]

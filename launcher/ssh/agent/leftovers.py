@@ -47,7 +47,8 @@ _ASIDE = "trash"  # begins the name of what is being removed
 # What a process, whose number the name has, was to remove itself.
 _OWN = re.compile(rf"({_ASIDE}|ssh_config|doctor)\.(\d+)(\..*)?")
 _USED = rb"/(runs|lib|cache/envs)/([^/\0:\s\"']+)"
-_POOL = re.compile(rb"/launcher/pool|/runs/\.sweeps/")  # in the words of one, or of its part here
+# In the words of one, or of its part here; each run has a keeper, which starts nothing.
+_POOL = re.compile(rb"/launcher/pool(?!/keep\.py)|/runs/\.sweeps/")
 
 
 def requests() -> dict[str, Callable[[dict[str, Any], bytes], Any]]:
