@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import stat
 import time
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from launcher.slurm.hosts import expand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from launcher.process import Completed
 
 _LOG = 2  # the batch script's standard error, to which slurmstepd writes too
 _LINE = re.compile(r"\*\*\* JOB (\d+) ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+))?")
@@ -121,7 +124,7 @@ class Allocation:
 
     def _shown(self) -> dict[str, str]:
         """Return what scontrol shows of the job; {} when it does not answer."""
-        done = ask(("scontrol", "--oneliner", "show", "job", self.job_id), timeout_s=10)
+        done = _ask("scontrol", "--oneliner", "show", "job", self.job_id)
         return {} if done.status else fields(done.stdout)
 
     def _seen(self, shown: Mapping[str, str]) -> str:
@@ -142,7 +145,7 @@ class Allocation:
 
     def _lost(self, shown: Mapping[str, str]) -> str:
         names = ",".join(self.nodes)
-        done = ask(("scontrol", "--oneliner", "show", "node", names), timeout_s=10)
+        done = _ask("scontrol", "--oneliner", "show", "node", names)
         states = [fields(line) for line in done.stdout.splitlines()]
         down = {each["NodeName"] for each in states if _DOWN.search(each.get("State", ""))}
         # One that came back at once is not down, but the job no longer has it.
@@ -162,8 +165,18 @@ def fields(line: str) -> dict[str, str]:
     return {name: value for name, _, value in (word.partition("=") for word in line.split())}
 
 
+def _ask(*argv: str, timeout_s: float = 10) -> Completed:
+    # Slurm signals every process of the job: what asked it to end this one would die of the SIGTERM
+    # before it has told us the answer. Ours waits meanwhile, and is lost by nobody.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        return ask(argv, timeout_s=timeout_s)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _failure(*argv: str) -> str | None:
-    done = ask(argv, timeout_s=30)
+    done = _ask(*argv, timeout_s=30)
     return (first_line(done.stderr) or f"exit status {done.status}") if done.status else None
 
 

@@ -219,6 +219,18 @@ def inside(folder: Path, *words: str, **options: Any) -> tuple[str, Path]:
     return job_id, first
 
 
+@pytest.fixture
+def slow(up: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the signal that a job asked for come before the answer to that, as on a busy node."""
+    for name in ("scancel", "scontrol"):
+        program = folder / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        real = up.run(("sh", "-c", f"command -v {name}"), user="root").stdout.strip()
+        program.write_text(f'#!/bin/bash\n{real} "$@"\nstatus=$?\nsleep 1\nexit $status\n')
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+
+
 def told(file: Path, lines: int) -> list[str]:
     """Return what a job wrote down after its first line, once there are so many lines more."""
     until(lambda: file.read_text().count("\n") > lines, 60)
@@ -233,6 +245,7 @@ def test_a_cancelled_job_knows_it(up: Cluster, folder: Path) -> None:
     assert until(lambda: ended(job_id), 30).state == "CANCELLED"
 
 
+@pytest.mark.usefixtures("slow")
 def test_a_job_that_cancels_itself_is_cancelled(up: Cluster, folder: Path) -> None:
     job_id, file = inside(folder, "cancel")
     up.run(("scancel", "--batch", "--signal=TERM", job_id), user="root")
@@ -240,6 +253,7 @@ def test_a_job_that_cancels_itself_is_cancelled(up: Cluster, folder: Path) -> No
     assert until(lambda: ended(job_id), 30).state == "CANCELLED"
 
 
+@pytest.mark.usefixtures("slow")
 def test_a_job_has_itself_queued_again(up: Cluster, folder: Path) -> None:
     job_id, file = inside(folder, "requeue", requeue=True)
     assert told(file, 2) == ["None", "requeued "]
