@@ -16,8 +16,11 @@ HOROVOD = ("dist=mpi", "procs_per_node=2", "environment.pip_packages=[scikit-lea
 
 
 def events(run: Path) -> list[dict[str, Any]]:
+    """Return a run's events in their order; what its submit writes may come after its start."""
     path = run / "events.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    told = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    late = ("SUBMITTING", "PENDING")
+    return sorted(told, key=lambda each: each["state"] not in late or "restart" in each)
 
 
 def state(run: Path) -> str:
