@@ -309,6 +309,26 @@ def test_a_log_on_a_full_disk(run: Run) -> None:
     assert run.finish("print('to the starter')") == (0, "to the starter\n")
 
 
+def test_what_a_slow_disk_takes_late_is_in_the_log_all_the_same(run: Run) -> None:
+    """More than the log takes while nobody reads it; the rest waits in the rank's own pipe."""
+    log = run.path / "logs" / "rank-0.log"
+    os.mkfifo(log)
+    running = run.start("import os\nos.write(1, b'x' * 120_000)")
+    pid = until(run.record)["pid"]
+    until(lambda: not Path(f"/proc/{pid}").exists())
+    time.sleep(1.5)  # in which a guard must not give up
+    read, ended = 0, False
+    with open(os.open(log, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as late:
+        while not ended:
+            ended = running.poll() is not None
+            while data := late.read(1 << 16):
+                read += len(data)
+            time.sleep(0.01)
+    running.communicate(timeout=300)
+    assert read == 120_000
+    assert run.record()["status"] == 0
+
+
 # ------------------------------------------------------------------ staging
 
 SHOW = (
