@@ -52,6 +52,8 @@ def plain(text: str) -> list[str]:
     text = re.sub(ID, "ID", text)
     text = re.sub(r"\S*/digits|\S*/project|/tmp/\S*/home/\w+/\w+", "PROJECT", text)
     text = re.sub(r"local:\S+", "local:HOST", text)
+    text = re.sub(r"\b\d+m(?=\d\ds)", "", text)  # of what took minutes
+    text = text.replace(", expected to start at once", "")  # said where Slurm is quick to tell
     text = re.sub(r"\d+(\.\d+)?(e-\d+)?", "N", text)
     return [re.sub(r"\s+", " ", line).strip() for line in text.strip().splitlines()]
 

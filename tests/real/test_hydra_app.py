@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from launcher.api import rerun
-from tests.real.conftest import log, state
+from tests.real.conftest import log, state, until
 
 if TYPE_CHECKING:
     from tests.conftest import Project
@@ -108,6 +109,8 @@ def test_points_are_runs_and_none_is_launched_twice(project: Project) -> None:
     assert said(sweep / "0") == [[first[0], "0", "1"]]
     assert said(sweep / "1") == [[first[1], "0", "2"]]
     assert (sweep / "0" / ".hydra" / "overrides.yaml").read_text() == "- lr=1\n"
+    # The folder of another sweep bears another second's name.
+    until(lambda: time.strftime("%Y-%m-%d/%H-%M-%S") != "/".join(sweep.parts[-2:]))
     again = start(project, "-m", TRAINING, "lr=2,3", "hydra.launcher.wait=true")
     assert "1 point is there already (1 SUCCEEDED)" in again.stderr
     second = [each for each in project.path.glob("multirun/*/*") if each != sweep]
