@@ -143,6 +143,8 @@ class Cluster(Site):
             ):
                 done = self._ask("sacctmgr", "--immediate", *words)
                 assert done.returncode == 0, done.stderr
+            known, ask = f"Account={ACCOUNT} UserName={USER}(", ("show", "assoc_mgr", "flags=assoc")
+            self._until("account", lambda: known in self._ask("scontrol", "-o", *ask).stdout)
         for i in range(1, self.at.nodes + 1):
             self.start_node(i)
         self.wait_idle()

@@ -89,7 +89,7 @@ class Site:
         return owned(self.home(user) / name, user)
 
     def run(
-        self, argv: Sequence[str | Path], *, timeout_s: float = 300, **how: Any
+        self, argv: Sequence[str | Path], *, timeout_s: float = 500, **how: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end as `start` does; what it said is in the answer."""
         with self.start(argv, **how) as running:
