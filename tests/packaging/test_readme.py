@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from launcher.reference import reference_markdown, sections
-from tests.real.conftest import HOROVOD
+from tests.real.conftest import HOROVOD, settled
 from tests.real.slurm_install import share_wheels
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def test_the_tour(project: Project) -> None:
     assert len(steps()) == 7
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for command, expected in steps():
+        for run in project.runs if command.startswith("git ") else ():
+            settled(run)
         done = subprocess.run(
             ["bash", "-c", f"set -o pipefail; {command}"],
             cwd=project.path,

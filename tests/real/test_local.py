@@ -17,7 +17,7 @@ import pytest
 
 import launcher
 from tests.conftest import Project
-from tests.real.conftest import PLAIN, RANKS, events, log, processes_of, state, until
+from tests.real.conftest import PLAIN, RANKS, events, log, processes_of, settled, state, until
 from tests.real.slurm import WAITS
 
 SHOW = "import json, os, sys\nprint(json.dumps([sys.argv, os.getcwd(), sys.path[0], __name__]))\n"
@@ -499,6 +499,7 @@ def test_a_run_is_a_commit_and_runs_again_from_it(git_project: Project) -> None:
     project.write("train.py", "import sys\nprint('version one', sys.argv[1:])\n")
     assert project.launch("entry_script=train.py", *PLAIN, "script_params.lr=0.1").returncode == 0
     run = project.run
+    settled(run)
     ref = f"refs/launcher/runs/{run.name}"
     subjects = _git(project, "log", "--format=%s", ref).splitlines()
     assert subjects[0].startswith(f"run {run.name} (train): SUCCEEDED")
@@ -589,6 +590,7 @@ def test_a_run_whose_folder_is_gone_runs_again(project: Project) -> None:
     project.write("train.py", "print('still here')\n")
     assert project.launch("entry_script=train.py", *PLAIN).returncode == 0
     run_id = project.run.name
+    settled(project.run)
     shutil.rmtree(project.path / "runs")
     (project.path / "train.py").unlink()
     again = project.launch("rerun", run_id)
@@ -727,10 +729,12 @@ def test_a_run_that_only_its_commit_tells_of(git_project: Project, tmp_path: Pat
     assert refused.returncode == 1
     assert "its commit tells no outcome" in refused.stderr
     assert f"git fetch REMOTE +{ref}:{ref}" in refused.stderr
+    shutil.rmtree(run, ignore_errors=True)  # the supervisor may have filed its rank meanwhile
     kept = kept.rename(run)
     (run / "go").touch()
     until(lambda: state(run) == "SUCCEEDED")
     assert git_project.launch("wait", run.name).returncode == 0
+    settled(run)
     subprocess.run(fetch, cwd=other.path, check=True)
     run.rename(git_project.path / "gone")
     shown = json.loads(other.launch("show", run.name, "--json").stdout)
