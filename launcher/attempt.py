@@ -87,15 +87,20 @@ class Attempt:
             return True  # its pool has claimed it for us
         if self.allocation is None:
             return True
-        try:
-            with open(path, "x", encoding="utf-8") as file:
-                file.write(self.allocation.job_id)
-        except FileExistsError:
-            with open(path, encoding="utf-8") as file:
-                first = file.read()
-            if first not in ("", self.allocation.job_id):
-                self.allocation.cancel()
-                return False
+        first = mine = self.allocation.job_id
+        new = f"{path}-{mine}"
+        # Whole at once: a file that is still empty would tell the other job nothing.
+        with contextlib.suppress(OSError):  # it is there; or a disk is full, or has no links
+            with open(new, "w", encoding="utf-8") as file:
+                file.write(mine)
+            os.link(new, path)
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+            first = file.read()
+        if first not in ("", mine):
+            self.allocation.cancel()
+            return False
         return True
 
     def where(self) -> dict[str, Any]:

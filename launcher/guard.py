@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import threading
 import time
@@ -45,10 +46,23 @@ class Relay:
     def __init__(self, source: int, log: int, secrets: list[bytes]) -> None:
         self.source, self.log, self.secrets, self.held = source, log, secrets, b""
         self.last = self.lost = b""  # the end of all, and of what a full disk did not take
+        self.bell, self.ring = os.pipe()
+        self.copying = threading.Thread(target=self.run, daemon=True)
+
+    def end(self) -> None:
+        """Have all copied that is in the pipe; processes that the rank left may hold it open."""
+        os.write(self.ring, b"!")
+        self.copying.join(timeout=10.0)  # a disk that hangs is not waited for
 
     def run(self) -> None:
-        """Copy until the pipe ends."""
-        while read := os.read(self.source, 1 << 16):
+        """Copy until the pipe ends or, after the bell, nothing comes for a second."""
+        watched = [self.source, self.bell]
+        while ready := select.select(watched, (), (), None if self.bell in watched else 1.0)[0]:
+            if self.source not in ready:
+                watched.remove(self.bell)
+                continue
+            if not (read := os.read(self.source, 1 << 16)):
+                break
             data = self.held + read
             for secret in self.secrets:
                 data = data.replace(secret, b"***")
@@ -56,30 +70,20 @@ class Relay:
             cut = len(data) - max((_overlap(data, each) for each in self.secrets), default=0)
             self.held = data[cut:]
             self._keep(data[:cut])
-        self.flush()
-
-    def flush(self) -> None:
-        """Write what waits."""
-        held, self.held = self.held, b""
-        self._keep(held)
+        self._keep(self.held)
 
     def _keep(self, data: bytes) -> None:
         self.last = (self.last + data)[-_LOST:]
-        self.lost = (self.lost + _write(self.log, data))[-_LOST:]
+        # A full disk costs log lines, never the training: the rank must not block on its pipe.
+        with contextlib.suppress(OSError):
+            while data:
+                data = data[os.write(self.log, data) :]
+        self.lost = (self.lost + data)[-_LOST:]
 
 
 def _overlap(data: bytes, secret: bytes) -> int:
     ends = range(min(len(data), len(secret) - 1), 0, -1)
     return next((n for n in ends if data.endswith(secret[:n])), 0)
-
-
-def _write(file: int, data: bytes) -> bytes:
-    """Return what could not be written."""
-    # A full disk costs log lines, never the training: the rank must not block on its pipe.
-    with contextlib.suppress(OSError):
-        while data:
-            data = data[os.write(file, data) :]
-    return data
 
 
 class Line:
@@ -185,8 +189,7 @@ class Guard:
         self._file()
         self._tell()
         relay = Relay(source, self._log(), secret_values(secrets))
-        copying = threading.Thread(target=relay.run, daemon=True)
-        copying.start()
+        relay.copying.start()
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         with self.signalling:  # from here on, its number may become another process's
             code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -196,9 +199,7 @@ class Guard:
         with contextlib.suppress(BlockingIOError):
             if reason := os.read(refusal, 4096):
                 self.entry["reason"] = reason.decode("utf-8", "replace")
-        # Processes that the rank left behind may hold its pipe open: its end is not waited for.
-        copying.join(timeout=1.0)
-        relay.flush()
+        relay.end()
         if relay.lost:
             self.entry["lost"] = relay.lost.decode("utf-8", "replace")
         self.entry |= {"status": code} if code >= 0 else {"signal": -code}
@@ -287,13 +288,13 @@ class Guard:
             broken = "\n" if size and os.pread(log, 1, size - 1) != b"\n" else ""
             now = time.strftime("%Y-%m-%d %H:%M:%S")
             mark = f"{broken}--- restart {restart} on {self.entry['host']}, {now} ---\n"
-            _write(log, mark.encode())
+            with contextlib.suppress(OSError):
+                os.write(log, mark.encode())
         return log
 
 
 def _catches(pid: int, number: int) -> bool:
     with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("SigCgt:"):
-                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+        caught = next(line for line in file if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
     return False

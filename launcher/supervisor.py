@@ -33,6 +33,7 @@ from launcher.sweep.store import GroupFolder, link_log
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from launcher.guard import Relay
     from launcher.process import Running
 
 _WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
@@ -68,6 +69,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         if not self.attempt.claims():
             return RunState.LOST  # another job has this run
+        _beat(self.folder)  # before it is said to run, for who looks from another machine
         self.folder.event(RunState.RUNNING, **this_process(), **self.attempt.where())
         outcome.keep_room(self.folder)
         os.makedirs(self.folder.file("logs"), exist_ok=True)
@@ -96,7 +98,7 @@ class Supervisor:
     def _through(self, words: tuple[str, ...], log: IO[bytes], *, ranks: bool = False) -> int:
         """Run ``words``, which start the ``ranks`` or not, under our watch; return their status."""
         try:
-            step, relayed = self._start(words, log)
+            step, relay = self._start(words, log)
         except OSError as error:
             _note(log, f"{words[0]} cannot be started: {error}")
             self._prepare_for_the_end()
@@ -110,13 +112,11 @@ class Supervisor:
         if self.ending is None and step.returncode:
             self.ending = self.attempt.taken(self.control.ranks())
         process.kill_descendants(but=_SUPERVISORS)  # what keeps our leases as well
-        if relayed is not None:
-            relayed.join(timeout=1.0)
+        if relay is not None:
+            relay.end()
         return step.returncode
 
-    def _start(
-        self, words: tuple[str, ...], log: IO[bytes]
-    ) -> tuple[Running, threading.Thread | None]:
+    def _start(self, words: tuple[str, ...], log: IO[bytes]) -> tuple[Running, Relay | None]:
         """Start the step; where there are secrets, a thread keeps them out of its log."""
         env = {**os.environ, **self.control.environment(), **self.attempt.environment()}
         env["LAUNCHER_RUN_ID"] = self.record.id
@@ -130,9 +130,8 @@ class Supervisor:
         with open(output, "wb") as pipe:
             step = process.start(words, log=pipe, env=env, dies_with_us=True)
         relay = Relay(source, log.fileno(), secret_values(list(self.record.secrets)))
-        thread = threading.Thread(target=relay.run, daemon=True)
-        thread.start()
-        return step, thread
+        relay.copying.start()
+        return step, relay
 
     def _prepare_for_the_end(self) -> None:
         # Now, while the ranks start: by the end of a long run our own files may be gone.

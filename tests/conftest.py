@@ -109,7 +109,7 @@ class Project:
     def launch(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         with self.start(*words, **env) as running:
             try:
-                out, err = running.communicate(timeout=300)
+                out, err = running.communicate(timeout=500)
             except BaseException:
                 running.kill()
                 raise

@@ -60,7 +60,7 @@ class Cluster(Site):
         return {"SLURM_CONF": str(self.folder / "etc" / "slurm.conf")}
 
     def node_exec(
-        self, node: int, argv: Sequence[str], timeout_s: float = 60
+        self, node: int, argv: Sequence[str], timeout_s: float = 300
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on a node, as root; nodes count from 1."""
         return self._ask(*self.nodes[node - 1].inside(tuple(argv)), timeout_s=timeout_s)
@@ -87,7 +87,7 @@ class Cluster(Site):
         self._slurmctld = self.ctl.daemon(*words, log=self.folder / "log" / "slurmctld.out")
         self._until("slurmctld", lambda: " is UP" in self._ask("scontrol", "ping").stdout)
 
-    def wait_idle(self, timeout_s: float = 30) -> None:
+    def wait_idle(self, timeout_s: float = 180) -> None:
         """Return when every node is idle: no job, and Slurm hears of it."""
         words = ("sinfo", "--noheader", "--Node", "--partition=debug", "--format=%T")
         idle = ["idle"] * len(self.nodes)
@@ -143,6 +143,8 @@ class Cluster(Site):
             ):
                 done = self._ask("sacctmgr", "--immediate", *words)
                 assert done.returncode == 0, done.stderr
+            known, ask = f"Account={ACCOUNT} UserName={USER}(", ("show", "assoc_mgr", "flags=assoc")
+            self._until("account", lambda: known in self._ask("scontrol", "-o", *ask).stdout)
         for i in range(1, self.at.nodes + 1):
             self.start_node(i)
         self.wait_idle()

@@ -134,7 +134,7 @@ class Host:
         self._pipe(self.first.stdin).close()
         self._pipe(self.first.stdout).close()
         for each in (self.first, *self.daemons):
-            each.wait(30)
+            each.wait(120)
         self.first, self.pid = None, 0
         self.daemons.clear()
         unplug(self.cable)

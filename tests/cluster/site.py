@@ -89,7 +89,7 @@ class Site:
         return owned(self.home(user) / name, user)
 
     def run(
-        self, argv: Sequence[str | Path], *, timeout_s: float = 180, **how: Any
+        self, argv: Sequence[str | Path], *, timeout_s: float = 500, **how: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end as `start` does; what it said is in the answer."""
         with self.start(argv, **how) as running:
@@ -139,7 +139,7 @@ class Site:
         for host in self.hosts:
             host.kill()
 
-    def _ask(self, *argv: str, timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
+    def _ask(self, *argv: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a command as root."""
         return subprocess.run(
             argv,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from tests.cluster.site import ROOT
 from tests.real.conftest import until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from launcher.slurm.queue import JobView
@@ -60,18 +60,18 @@ def folder(up: Cluster) -> Path:
     return up.project(f"io-{next(_names)}", user="root")
 
 
-def submit(folder: Path, command: str, **options: Any) -> str:
+def submit(folder: Path, command: str, say: Callable[[str], None] = print, **options: Any) -> str:
     named = {"job-name": f"io-{os.getpid()}-{next(_names)}", **options}
     parameters = {"output": batch.literal(f"{folder}/log"), **named}
     script = folder / "job.sh"
     script.write_text(batch.text(parameters, command, str(folder)))
     env = batch.environment(parameters, os.environ)
-    return batch.submit(("sbatch", str(script)), named["job-name"], env, print)
+    return batch.submit(("sbatch", str(script)), named["job-name"], env, say)
 
 
 def ended(job_id: str) -> JobView | None:
     found = queue.look({job_id: 0.0})[job_id]
-    return None if found.state in ("PENDING", "RUNNING", "COMPLETING") else found
+    return None if found.state in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED") else found
 
 
 def scontrol(up: Cluster, *words: str) -> str:
@@ -99,7 +99,7 @@ def test_a_hostile_value_arrives_as_it_is(value: str, up: Cluster, folder: Path)
     options = {"comment": value, "job-name": f"n {value}", "output": log}
     job_id = submit(folder, "exec echo said", **options)
     assert batch.find(f"n {value}") == job_id
-    until(lambda: ended(job_id), 30)
+    until(lambda: ended(job_id))
     shown = scontrol(up, "--oneliner", "show", "job", job_id)
     assert f" JobName=n {value} UserId=" in shown
     assert f" Comment={value} " in shown
@@ -107,14 +107,14 @@ def test_a_hostile_value_arrives_as_it_is(value: str, up: Cluster, folder: Path)
 
 
 def test_a_job_from_its_queue_to_its_end(up: Cluster, folder: Path) -> None:
-    held = submit(folder, "exec sleep 60", hold=True)
-    assert queue.look({held: 0.0})[held].reason == "JobHeldUser"
-    runs = submit(folder, "exec sleep 60")
-    until(lambda: queue.look({runs: 0.0})[runs].state == "RUNNING", 30)
+    held = submit(folder, "exec sleep 600", hold=True)
+    until(lambda: queue.look({held: 0.0})[held].reason == "JobHeldUser")
+    runs = submit(folder, "exec sleep 600")
+    until(lambda: queue.look({runs: 0.0})[runs].state == "RUNNING")
     assert queue.look({runs: 0.0})[runs].nodes in ("node1", "node2")
     up.run(("scancel", held, runs), user="root")
     fails = submit(folder, "exit 3")
-    states = {each: until(lambda each=each: ended(each), 30) for each in (held, runs, fails)}
+    states = {each: until(lambda each=each: ended(each)) for each in (held, runs, fails)}
     assert (states[held].state, states[runs].state) == ("CANCELLED", "CANCELLED")
     assert (states[fails].state, states[fails].exit_status) == ("FAILED", 3)
     assert queue.look({"99999999": 0.0}) == {}
@@ -122,7 +122,7 @@ def test_a_job_from_its_queue_to_its_end(up: Cluster, folder: Path) -> None:
 
 def test_a_job_is_found_by_its_name(up: Cluster, folder: Path) -> None:
     assert batch.find("nothing-like-it") is None
-    job_id = submit(folder, "exec sleep 60", **{"job-name": "found-1"})
+    job_id = submit(folder, "exec sleep 600", **{"job-name": "found-1"})
     assert batch.find("found-1") == job_id
     up.run(("scancel", job_id), user="root")
     assert batch.find("found-1") == job_id
@@ -132,7 +132,7 @@ def test_sacct_tells_of_a_job_that_squeue_forgot(
     up: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = submit(folder, "exit 3")
-    until(lambda: ended(job_id), 30)
+    until(lambda: ended(job_id))
     monkeypatch.setattr(queue, "queued", lambda _: {})  # as if MinJobAge had passed
     if up.at.accounting == "none":
         assert queue.look({job_id: 0.0}) == {}
@@ -142,7 +142,7 @@ def test_sacct_tells_of_a_job_that_squeue_forgot(
         found = queue.look({job_id: 0.0}).get(job_id)
         return found if found and found.state == "FAILED" else None
 
-    found = until(accounted, 30)
+    found = until(accounted)
     assert (found.source, found.exit_status) == ("sacct", 3)
 
 
@@ -150,9 +150,9 @@ def test_the_expected_start(up: Cluster, folder: Path) -> None:
     script = folder / "job.sh"
     script.write_text(batch.text({"nodes": 1, "output": "/dev/null"}, "exec true", "/tmp"))
     up.wait_idle()
-    start = batch.estimate(("sbatch", str(script)), batch.environment((), os.environ)).result(10)
+    start = batch.estimate(("sbatch", str(script)), batch.environment((), os.environ)).result(120)
     assert start is not None
-    assert abs(start - time.time()) < 60
+    assert abs(start - time.time()) < 300
 
 
 def test_what_the_cluster_has(up: Cluster) -> None:
@@ -191,15 +191,22 @@ def test_a_refusal_names_the_key(
 
 
 def test_a_controller_that_is_away_for_a_while(up: Cluster, folder: Path) -> None:
+    said: list[str] = []
+
+    def back(text: str) -> None:
+        said.append(text)
+        if len(said) == 1:
+            up.start_controller()
+
     up.stop_controller()
-    back = threading.Timer(12, up.start_controller)
-    back.start()
     try:
         with pytest.raises(StateError, match="does not answer"):
             queue.look({"1": 0.0})
-        job_id = submit(folder, "exec true", **{"job-name": "away-1"})
+        job_id = submit(folder, "exec true", back, **{"job-name": "away-1"})
+        assert "trying again" in said[0]
     finally:
-        back.join()
+        if not said:
+            up.start_controller()
     words = ("--noheader", "--states=all", "--name=away-1", "--format=%i")
     assert up.run(("squeue", *words), user="root").stdout.split() == [job_id]
     up.wait_idle()
@@ -215,7 +222,7 @@ def inside(folder: Path, *words: str, **options: Any) -> tuple[str, Path]:
     command = f"exec /usr/bin/python3 -I -S {script} {folder} {' '.join(words)}"
     job_id = submit(folder, command, **{"open-mode": "append", **options})
     first = folder / "0"
-    until(lambda: first.exists() and first.read_text(), 30)
+    until(lambda: first.exists() and first.read_text())
     return job_id, first
 
 
@@ -233,7 +240,7 @@ def slow(up: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def told(file: Path, lines: int) -> list[str]:
     """Return what a job wrote down after its first line, once there are so many lines more."""
-    until(lambda: file.read_text().count("\n") > lines, 60)
+    until(lambda: file.read_text().count("\n") > lines)
     return file.read_text().splitlines()[1:]
 
 
@@ -242,7 +249,7 @@ def test_a_cancelled_job_knows_it(up: Cluster, folder: Path) -> None:
     assert file.read_text() == "node1 node2\n"
     up.run(("scancel", job_id), user="root")
     assert told(file, 1) == ["cancelled "]
-    assert until(lambda: ended(job_id), 30).state == "CANCELLED"
+    assert until(lambda: ended(job_id)).state == "CANCELLED"
 
 
 @pytest.mark.usefixtures("slow")
@@ -250,16 +257,16 @@ def test_a_job_that_cancels_itself_is_cancelled(up: Cluster, folder: Path) -> No
     job_id, file = inside(folder, "cancel")
     up.run(("scancel", "--batch", "--signal=TERM", job_id), user="root")
     assert told(file, 2) == ["cancelled ", "None"]
-    assert until(lambda: ended(job_id), 30).state == "CANCELLED"
+    assert until(lambda: ended(job_id)).state == "CANCELLED"
 
 
 @pytest.mark.usefixtures("slow")
 def test_a_job_has_itself_queued_again(up: Cluster, folder: Path) -> None:
     job_id, file = inside(folder, "requeue", requeue=True)
     assert told(file, 2) == ["None", "requeued "]
-    until((folder / "1").exists, 60)
+    until((folder / "1").exists)
     assert queue.look({job_id: 0.0})[job_id].restarts == 1
-    assert until(lambda: ended(job_id), 30).state == "COMPLETED"
+    assert until(lambda: ended(job_id)).state == "COMPLETED"
     assert up
 
 
@@ -267,7 +274,7 @@ def test_a_job_that_may_not_is_told_why(up: Cluster, folder: Path) -> None:
     job_id, file = inside(folder, "requeue", **{"no-requeue": True})
     assert told(file, 1)[0].startswith("Requested operation is presently disabled")
     up.run(("scancel", job_id), user="root")
-    until(lambda: ended(job_id), 30)
+    until(lambda: ended(job_id))
 
 
 def test_a_preempted_job_knows_it_and_can_end_for_good(up: Cluster, folder: Path) -> None:
@@ -276,16 +283,20 @@ def test_a_preempted_job_knows_it_and_can_end_for_good(up: Cluster, folder: Path
     more = up.project(f"io-{next(_names)}", user="root")
     urgent = submit(more, "exec true", partition="urgent", nodes=2, exclusive=True)
     assert told(file, 2) == ["preempted ", "None"]
-    assert until(lambda: ended(job_id), 60).state == "CANCELLED"
-    assert until(lambda: ended(urgent), 60).state == "COMPLETED"
+    assert until(lambda: ended(job_id)).state == "CANCELLED"
+    assert until(lambda: ended(urgent)).state == "COMPLETED"
 
 
 @pytest.mark.parametrize("again", [True, False])
 def test_a_job_whose_node_failed_knows_which(up: Cluster, folder: Path, again: bool) -> None:
     up.wait_idle()
     job_id, file = inside(folder, nodes=2, **{"requeue" if again else "no-requeue": True})
-    scontrol(up, "update", "NodeName=node2", "State=DOWN", "Reason=test")
-    assert told(file, 1) == ["node failure node2"]
-    end = until(lambda: ended(job_id), 90)
+    up.kill_node(2)  # else it would be back at once
+    try:
+        scontrol(up, "update", "NodeName=node2", "State=DOWN", "Reason=test")
+        assert told(file, 1) == ["node failure node2"]
+    finally:
+        up.start_node(2)
+    end = until(lambda: ended(job_id))
     assert end.state == ("COMPLETED" if again else "NODE_FAIL")
     up.wait_idle()

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launcher.processes import alive
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -16,8 +18,11 @@ HOROVOD = ("dist=mpi", "procs_per_node=2", "environment.pip_packages=[scikit-lea
 
 
 def events(run: Path) -> list[dict[str, Any]]:
+    """Return a run's events in their order; what its submit writes may come after its start."""
     path = run / "events.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    told = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    late = ("SUBMITTING", "PENDING")
+    return sorted(told, key=lambda each: each["state"] not in late or "restart" in each)
 
 
 def state(run: Path) -> str:
@@ -40,6 +45,12 @@ def until(condition: Callable[[], Any], timeout_s: float = 180) -> Any:
             return found
         time.sleep(0.02)
     raise AssertionError(f"did not come true within {timeout_s} s")
+
+
+def settled(run: Path) -> None:
+    """Wait until a run's supervisor here has left: what it commits comes after its last event."""
+    begun = [each for each in events(run) if each["state"] == "RUNNING"]
+    until(lambda: not any(alive(each, "") for each in begun))
 
 
 def processes_of(run_id: str) -> list[str]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FINAL = ("SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT", "LOST")
 
-SLURM = ("compute=slurm", "entry_script=train.py", "compute.grace_s=3")  # KillWait is 6 there
+SLURM = ("compute=slurm", "entry_script=train.py", "compute.grace_s=10")  # KillWait is 30 there
 SINGLE = (*SLURM, "environment.torch=null")
 RANKS = (*SINGLE, "dist=mpi", "dist.horovod=false")
 TWO_NODES = (*RANKS, "nodes=2", "procs_per_node=1")
@@ -51,7 +51,7 @@ STUBBORN = (
     "import signal, time\n"
     "signal.signal(signal.SIGTERM, lambda *_: print('told', flush=True))\n"
     "print('ready', flush=True)\n"
-    "end = time.monotonic() + 120\n"
+    "end = time.monotonic() + 600\n"
     "while time.monotonic() < end: time.sleep(0.05)\n"
 )
 
@@ -128,7 +128,7 @@ class UserProject(GivenProject):
         """Return a run's state as the launcher tells it."""
         return str(self.status(run)["state"])
 
-    def becomes(self, run: Path, *states: str, timeout_s: float = 60) -> None:
+    def becomes(self, run: Path, *states: str, timeout_s: float = 180) -> None:
         """Wait until the launcher tells that a run is in one of these states."""
         try:
             until(lambda: self.shown(run) in states, timeout_s)
@@ -136,7 +136,7 @@ class UserProject(GivenProject):
             said = f"{self.status(run)}\n{self.everything(run)}"
             raise AssertionError(f"{error}\n{said}") from None
 
-    def ends(self, run: Path, timeout_s: float = 120) -> str:
+    def ends(self, run: Path, timeout_s: float = 300) -> str:
         """Return the state that the run's own folder gives at its end, logs at hand if it fails."""
         try:
             until(lambda: events(run) and state(run) in FINAL, timeout_s)
@@ -181,9 +181,11 @@ class UserProject(GivenProject):
 
     def requeue_now(self, run: Path) -> None:
         """Shorten the wait of a job that Slurm has put back into the queue."""
-        until(lambda: self.job(run)["JobState"] == "PENDING")
+        # Who looks late finds that it is PENDING no longer: it starts by itself within ten seconds.
+        until(lambda: (job := self.job(run))["Restarts"] != "0" and job["JobState"] != "COMPLETING")
         # Sooner, its old credential would still be revoked on the nodes.
-        self.ask("scontrol", "update", f"JobId={job_id(run)}", "StartTime=now+2")
+        words = ("scontrol", "update", f"JobId={job_id(run)}", "StartTime=now+2")
+        self.cluster.run(words, user="root")
 
     def processes(self, run: Path) -> str:
         """Return the processes of a run that are left on the nodes."""
@@ -213,7 +215,7 @@ def ready(run: Path, ranks: int = 1, word: str = "ready", times: int = 1) -> Non
         return all(each.exists() and each.read_text().count(word) >= times for each in logs)
 
     try:
-        until(said, 60)
+        until(said)
     except AssertionError as error:
         logs = sorted((run / "logs").glob("*"))
         texts = "".join(f"-- {each.name}\n{each.read_text()}" for each in logs)
@@ -260,6 +262,6 @@ def horovod_python(slurm_cluster: Cluster, installed: Path) -> str:
     own = UserProject(path=path, cluster=slurm_cluster, venv=installed)
     words = [word for word in HOROVOD if not word.startswith("entry_script")]
     build = ("launcher", "env", "build", *words)
-    done = slurm_cluster.run(build, cwd=path, env=own.env, timeout_s=580)
+    done = slurm_cluster.run(build, cwd=path, env=own.env, timeout_s=1100)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.split()[-1]

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -22,13 +21,17 @@ from launcher.environment.catalog import list_environments, remove
 from launcher.environment.locate import Prefix, locate
 from launcher.errors import ProvisionError
 from launcher.locks import is_locked
+from tests.real.conftest import until
 
-# A project whose build takes as long as it is told, and needs no index.
+# A project whose build makes a file `begun`, waits for another one, and needs no index.
 BACKEND = """
 import pathlib, time, zipfile
 
 def build_wheel(folder, config_settings=None, metadata_directory=None):
-    time.sleep({seconds})
+    pathlib.Path({folder!r}, "begun").touch()
+    end = time.monotonic() + 600
+    while {waits} and not pathlib.Path({folder!r}, "go").exists() and time.monotonic() < end:
+        time.sleep(0.05)
     if {fails}:
         print("error: the cause", *range(40), "this project cannot be built", sep="\\n")
         raise SystemExit(1)
@@ -62,10 +65,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def project(folder: Path, name: str, *, seconds: float = 0, fails: bool = False) -> str:
+def project(folder: Path, name: str, *, waits: bool = False, fails: bool = False) -> str:
     """Write a project and return the requirement that installs it."""
     folder.mkdir()
-    (folder / "backend.py").write_text(BACKEND.format(name=name, seconds=seconds, fails=fails))
+    told = {"folder": str(folder), "waits": waits, "fails": fails}
+    (folder / "backend.py").write_text(BACKEND.format(name=name, **told))
     (folder / "pyproject.toml").write_text(
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
     )
@@ -82,12 +86,15 @@ def builder(requirement: str) -> subprocess.Popen[str]:
     )
 
 
-def until(running: subprocess.Popen[str], word: str) -> str:
+def until_said(running: subprocess.Popen[str], word: str) -> list[str]:
+    """Return what a builder has said until a word came."""
     assert running.stdout
+    lines: list[str] = []
     for line in running.stdout:
+        lines.append(line.rstrip("\n"))
         if word in line:
-            return line
-    raise AssertionError(f"the builder ended without saying {word!r}")
+            return lines
+    raise AssertionError(f"the builder ended without saying {word!r}: {lines}")
 
 
 def said_by(python: str, text: str) -> str:
@@ -159,23 +166,27 @@ def test_a_project_that_cannot_be_built(cache: Path, tmp_path: Path) -> None:
 
 
 def test_two_at_once_build_once(cache: Path, tmp_path: Path) -> None:
-    requirement = project(tmp_path / "p", "slow", seconds=2)
-    both = [builder(requirement) for _ in range(2)]
-    outputs = [running.communicate(timeout=120)[0].splitlines() for running in both]
-    assert [running.returncode for running in both] == [0, 0]
-    assert outputs[0][-1] == outputs[1][-1]
-    first, other = sorted(outputs, key=len, reverse=True)
+    requirement = project(tmp_path / "p", "slow", waits=True)
+    with builder(requirement) as one, builder(requirement) as two:
+        until((tmp_path / "p" / "begun").exists)
+        both = [until_said(each, " buil") for each in (one, two)]  # is built, or another build
+        (tmp_path / "p" / "go").touch()
+        for said, running in zip(both, (one, two), strict=True):
+            assert running.stdout
+            said.extend(running.stdout.read().splitlines())
+            assert running.wait(300) == 0
+    assert both[0][-1] == both[1][-1]
+    first, other = sorted(both, key=len, reverse=True)
     assert first[1].startswith("creating ")
     assert len(other) == 2
     assert other[0].startswith("waiting for another build of ")
 
 
 def test_after_a_builder_was_killed_the_next_one_builds(cache: Path, tmp_path: Path) -> None:
-    requirement = project(tmp_path / "p", "slow", seconds=3)
+    requirement = project(tmp_path / "p", "slow", waits=True)
     environment = wanting(requirement)
     with builder(requirement) as running:
-        until(running, "installing")
-        time.sleep(0.5)
+        until((tmp_path / "p" / "begun").exists)
         running.send_signal(signal.SIGKILL)
     assert running.returncode == -signal.SIGKILL
     planned = locate(environment, horovod=False)
@@ -186,14 +197,19 @@ def test_after_a_builder_was_killed_the_next_one_builds(cache: Path, tmp_path: P
     with pytest.raises(ProvisionError, match="is being built"):
         remove(planned.key)
     said: list[str] = []
-    built = ensure(planned, said.append)
+
+    def say(line: str) -> None:
+        said.append(line)
+        (tmp_path / "p" / "go").touch()
+
+    built = ensure(planned, say)
     assert said[0].startswith("waiting for another build of ")
     assert said[2].startswith("creating ")
     assert said_by(built.python, "import slow; print(slow.VALUE)") == "42"
 
 
 def test_an_interrupted_build_leaves_its_log(cache: Path, tmp_path: Path) -> None:
-    requirement = project(tmp_path / "p", "slow", seconds=60)
+    requirement = project(tmp_path / "p", "slow", waits=True)
     with subprocess.Popen(
         [sys.executable, "-c", BUILDER, requirement],
         stdout=subprocess.PIPE,
@@ -201,10 +217,9 @@ def test_an_interrupted_build_leaves_its_log(cache: Path, tmp_path: Path) -> Non
         text=True,
         start_new_session=True,
     ) as running:
-        until(running, "installing")
-        time.sleep(0.5)
+        until((tmp_path / "p" / "begun").exists)
         os.killpg(running.pid, signal.SIGINT)  # what a terminal's Ctrl-C does
-        assert running.wait(30) != 0
+        assert running.wait(300) != 0
     assert [each.suffix for each in (cache / "envs").iterdir()] == [".log"]
 
 

@@ -101,6 +101,6 @@ def test_two_thousand_hostile_arguments(
 ) -> None:
     project.write("train.py", "import json, sys\njson.dump(sys.argv[1:], open('seen.json', 'w'))\n")
     run = launcher.submit(*options, entry_script="train.py", script_params={"words": words})
-    assert run.wait(60).value == "SUCCEEDED", run.logs()
+    assert run.wait(300).value == "SUCCEEDED", run.logs()
     seen = json.loads(Path(run.folder.file("code", "seen.json")).read_text())
     assert seen == ["--words", *words]

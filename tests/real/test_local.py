@@ -17,7 +17,7 @@ import pytest
 
 import launcher
 from tests.conftest import Project
-from tests.real.conftest import PLAIN, RANKS, events, log, processes_of, state, until
+from tests.real.conftest import PLAIN, RANKS, events, log, processes_of, settled, state, until
 from tests.real.slurm import WAITS
 
 SHOW = "import json, os, sys\nprint(json.dumps([sys.argv, os.getcwd(), sys.path[0], __name__]))\n"
@@ -79,11 +79,9 @@ def test_how_a_script_fails(
         "import os, signal, time\n"
         "print('about to')\n"
         f"if int(os.environ.get('RANK', '0')) == {fails}:\n    {ending}\n"
-        "time.sleep(120)\n",
+        "time.sleep(600)\n",  # a launch that takes so long fails
     )
-    before = time.monotonic()
     done = project.launch("entry_script=train.py", *options)
-    assert time.monotonic() - before < 100  # the others sleep for 120 s
     assert done.returncode == 1
     last = events(project.run)[-1]
     assert last["state"] == "FAILED"
@@ -99,15 +97,25 @@ def test_how_a_script_fails(
 
 
 def test_to_wait_for_a_limit_costs_nothing(project: Project) -> None:
-    project.write("train.py", "import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    project.write("train.py", "import time\nprint('ready', flush=True)\ntime.sleep(600)\n")
     done = project.launch("entry_script=train.py", *PLAIN, "wait=false", "compute.time=5")
     assert done.returncode == 0, done.stderr
     until(lambda: project.launch("logs", "@last").stdout == "ready\n")
     supervisor = events(project.run)[-1]["pid"]
-    time.sleep(2)
-    fields = Path(f"/proc/{supervisor}/stat").read_text().rpartition(")")[2].split()
-    assert int(fields[11]) + int(fields[12]) < 50  # ticks of 10 ms, all that it has used
+
+    def rests() -> bool:  # once it has read what it needs
+        before = _ticks(supervisor)
+        time.sleep(2)
+        return _ticks(supervisor) - before < 20
+
+    until(rests)
     assert project.launch("cancel", "@last").returncode == 0
+
+
+def _ticks(pid: int) -> int:
+    """Return the time that a process has computed, in units of 10 ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def test_ranks_see_each_other(project: Project) -> None:
@@ -189,7 +197,7 @@ STUBBORN = (
     "import signal, time, os\n"
     "signal.signal(signal.SIGTERM, lambda *_: print('told', flush=True))\n"
     "print('ready', flush=True)\n"
-    "end = time.monotonic() + 120\n"
+    "end = time.monotonic() + 600\n"
     "while time.monotonic() < end: time.sleep(0.05)\n"
 )
 SAVES = (
@@ -199,7 +207,7 @@ SAVES = (
     "    print('saved', flush=True); sys.exit(0)\n"
     "signal.signal(signal.SIGTERM, save)\n"
     "print('ready', flush=True)\n"
-    "time.sleep(120)\n"
+    "time.sleep(600)\n"
 )
 
 
@@ -217,7 +225,7 @@ def test_ctrl_c_gives_ranks_their_grace(project: Project, options: tuple[str, ..
     running = project.start("entry_script=train.py", *options)
     until(lambda: _ready(project, ranks))
     os.killpg(running.pid, signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=300)
     assert running.returncode == 130, err
     assert state(project.run) == "CANCELLED"
     assert out.count("saved") == ranks
@@ -228,17 +236,17 @@ def test_workers_are_not_told_to_stop_before_their_rank(project: Project) -> Non
     project.write(
         "train.py",
         "import signal, subprocess, sys, time\n"
-        "worker = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'])\n"
+        "worker = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         "def save(*_):\n"
         "    time.sleep(0.3); print('worker', worker.poll(), flush=True); sys.exit(0)\n"
         "signal.signal(signal.SIGTERM, save)\n"
         "print('ready', flush=True)\n"
-        "time.sleep(120)\n",
+        "time.sleep(600)\n",
     )
     running = project.start("entry_script=train.py", *PLAIN)
     until(lambda: _ready(project, 1))
     os.killpg(running.pid, signal.SIGINT)
-    out, _ = running.communicate(timeout=30)
+    out, _ = running.communicate(timeout=300)
     assert "worker None" in out
     assert events(project.run)[-1]["exit_status"] == 0
     assert processes_of(project.run.name) == []
@@ -250,12 +258,12 @@ def test_what_ignores_sigterm_is_killed_after_the_grace(
 ) -> None:
     ranks = 2 if options == RANKS else 1
     project.write("train.py", STUBBORN)
-    running = project.start("entry_script=train.py", *options, "compute.grace_s=1")
+    running = project.start("entry_script=train.py", *options, "compute.grace_s=6")
     until(lambda: _ready(project, ranks))
     before = time.monotonic()
     os.killpg(running.pid, signal.SIGINT)
-    out, _ = running.communicate(timeout=60)
-    assert 1 <= time.monotonic() - before < 20
+    out, _ = running.communicate(timeout=300)
+    assert time.monotonic() - before >= 6
     assert running.returncode == 130
     assert out.count("told") == ranks
     assert processes_of(project.run.name) == []
@@ -263,27 +271,24 @@ def test_what_ignores_sigterm_is_killed_after_the_grace(
 
 def test_a_second_ctrl_c_stops_at_once(project: Project) -> None:
     project.write("train.py", STUBBORN)
-    running = project.start("entry_script=train.py", *RANKS, "compute.grace_s=100")
+    running = project.start("entry_script=train.py", *RANKS, "compute.grace_s=1000")
     until(lambda: _ready(project, 2))
-    before = time.monotonic()
     os.killpg(running.pid, signal.SIGINT)
     until(lambda: "told" in log(project.run, 0) and "told" in log(project.run, 1))
     os.killpg(running.pid, signal.SIGINT)
-    running.communicate(timeout=60)
-    assert time.monotonic() - before < 30
+    running.communicate(timeout=300)
     assert running.returncode == 130
     assert state(project.run) == "CANCELLED"
     assert processes_of(project.run.name) == []
 
 
 def test_a_run_outlives_its_killed_launcher(project: Project) -> None:
-    project.write(
-        "train.py", "import time\nprint('ready', flush=True)\ntime.sleep(2)\nprint('end')\n"
-    )
+    project.write("train.py", WAITS)
     running = project.start("entry_script=train.py", *PLAIN)
     until(lambda: _ready(project, 1))
     running.kill()
     running.communicate()
+    (project.run / "go").touch()
     assert project.launch("wait", "@last").stdout == f"{project.run.name} SUCCEEDED\n"
     assert log(project.run).endswith("end\n")
 
@@ -299,7 +304,7 @@ def test_a_killed_supervisor_is_seen_and_leaves_nothing(
     until(lambda: _ready(project, ranks))
     (started,) = [each for each in events(project.run) if each["state"] == "RUNNING"]
     os.kill(started["pid"], signal.SIGKILL)
-    _, err = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=300)
     assert running.returncode == 1
     assert "LOST" in err
     until(lambda: processes_of(project.run.name) == [])
@@ -322,7 +327,7 @@ def test_a_run_that_was_given_up_elsewhere_is_ended_where_it_is(project: Project
         told.write_text(told.read_text().replace('"host": "elsewhere"', f'"host": "{here}"'))
         done = project.launch("cancel", run.name)
         assert (done.returncode, done.stdout) == (0, f"{run.name} CANCELLED\n"), done.stderr
-        running.communicate(timeout=60)
+        running.communicate(timeout=300)
     until(lambda: processes_of(run.name) == [])
 
 
@@ -336,16 +341,19 @@ def test_a_run_of_which_no_rank_begins_says_so(project: Project) -> None:
         assert json.loads(project.launch("show", "--json").stdout)["reason"] == ""
         # As it is where mpirun waits for a host.
         (project.run / "logs" / "launch.log").write_text("first\nhostb: Connection refused\n")
-        for each in (*project.run.glob("ranks/*"), project.run / "logs" / "rank-0.log"):
-            each.unlink()
-        shown = project.launch("show").stdout
         since = time.strftime("%H:%M:%S", time.localtime(hour[-1]["time"]))
         why = f"no rank has begun since {since}; launch.log says: hostb: Connection refused"
-        assert re.search(f"why +{why}", shown)
-        assert project.launch("explain").stdout.startswith(why)
-        assert "no rank has begun" in project.launch("runs").stdout
+
+        def says(verb: str, words: str) -> bool:  # the supervisor may file its rank once more
+            for each in (*project.run.glob("ranks/*"), project.run / "logs" / "rank-0.log"):
+                each.unlink(missing_ok=True)
+            return bool(re.search(words, project.launch(verb).stdout))
+
+        until(lambda: says("show", f"why +{why}"))
+        until(lambda: says("explain", f"^{why}"))
+        until(lambda: says("runs", "no rank has begun"))
         assert project.launch("cancel", project.run.name).returncode == 0
-        running.communicate(timeout=60)
+        running.communicate(timeout=300)
 
 
 @BOTH
@@ -355,7 +363,7 @@ def test_no_orphan_is_left_by_a_script_that_forks(
     project.write(
         "train.py",
         "import os, subprocess, sys\n"
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'], "
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], "
         "start_new_session=True)\n"
         "print('left one')\n",
     )
@@ -366,7 +374,8 @@ def test_no_orphan_is_left_by_a_script_that_forks(
 
 def test_the_time_limit(project: Project) -> None:
     project.write("train.py", SAVES)
-    done = project.launch("entry_script=train.py", *PLAIN, 'compute.time="00:00:02"')
+    limit = 'compute.time="00:00:15"'  # by which the script listens
+    done = project.launch("entry_script=train.py", *PLAIN, limit)
     assert done.returncode == 1
     assert state(project.run) == "TIMED_OUT"
     assert "saved" in log(project.run)
@@ -388,7 +397,7 @@ def test_output_is_live_and_labelled(project: Project) -> None:
     first = sorted(running.stdout.readline() for _ in range(2))
     assert first == ["[0] ready 0\n", "[1] ready 1\n"]
     (project.run / "go").touch()
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=300)
     assert running.returncode == 0, err
     assert sorted(out.splitlines()) == ["[0] end without newline", "[1] end without newline"]
     assert project.launch("logs", "--rank", "1").stdout == "ready 1\nend without newline"
@@ -409,7 +418,7 @@ def test_a_reader_that_goes_away_does_not_hide_the_result(project: Project) -> N
     assert running.stdout is not None
     assert running.stdout.readline() == "one\n"
     running.stdout.close()
-    assert running.wait(timeout=30) == 1
+    assert running.wait(timeout=300) == 1
     assert running.stderr is not None
     assert "FAILED" in running.stderr.read()
     running.stderr.close()
@@ -422,7 +431,7 @@ def test_detached_then_followed(project: Project) -> None:
     following = project.start("logs", "-f", project.run.name[:13])
     until(lambda: _ready(project, 1))
     assert project.launch("cancel", "@last").stdout == f"{project.run.name} CANCELLED\n"
-    assert following.communicate(timeout=30)[0] == "ready\nsaved\n"
+    assert following.communicate(timeout=300)[0] == "ready\nsaved\n"
     assert project.launch("wait", "@last").returncode == 130
 
 
@@ -448,7 +457,7 @@ def test_the_run_has_its_own_copy_of_the_code(git_project: Project) -> None:
     project.write("late.py", "WORD = 'edited after submit'\n")
     project.write("data.txt", "edited after submit")
     (project.run / "go").touch()
-    out, err = running.communicate(timeout=30)
+    out, err = running.communicate(timeout=300)
     assert running.returncode == 0, err
     assert out.splitlines()[-1] == "first from the work tree"
     left = {p.name for p in (project.run / "code").iterdir() if p.name != "__pycache__"}
@@ -490,6 +499,7 @@ def test_a_run_is_a_commit_and_runs_again_from_it(git_project: Project) -> None:
     project.write("train.py", "import sys\nprint('version one', sys.argv[1:])\n")
     assert project.launch("entry_script=train.py", *PLAIN, "script_params.lr=0.1").returncode == 0
     run = project.run
+    settled(run)
     ref = f"refs/launcher/runs/{run.name}"
     subjects = _git(project, "log", "--format=%s", ref).splitlines()
     assert subjects[0].startswith(f"run {run.name} (train): SUCCEEDED")
@@ -580,6 +590,7 @@ def test_a_run_whose_folder_is_gone_runs_again(project: Project) -> None:
     project.write("train.py", "print('still here')\n")
     assert project.launch("entry_script=train.py", *PLAIN).returncode == 0
     run_id = project.run.name
+    settled(project.run)
     shutil.rmtree(project.path / "runs")
     (project.path / "train.py").unlink()
     again = project.launch("rerun", run_id)
@@ -688,7 +699,7 @@ def test_from_python(project: Project) -> None:
         "go.py",
         "import launcher\n"
         "run = launcher.submit('environment.torch=null', entry_script='train.py')\n"
-        "print(run.id, run.wait(timeout_s=30).value, repr(run.logs()), run.metrics[0]['x'])\n"
+        "print(run.id, run.wait(timeout_s=300).value, repr(run.logs()), run.metrics[0]['x'])\n"
         "print(launcher.runs()[0].state.value)\n"
         "print(run.cancel().value)\n"
         "try:\n    launcher.submit(entry_script='nothing.py')\n"
@@ -718,10 +729,12 @@ def test_a_run_that_only_its_commit_tells_of(git_project: Project, tmp_path: Pat
     assert refused.returncode == 1
     assert "its commit tells no outcome" in refused.stderr
     assert f"git fetch REMOTE +{ref}:{ref}" in refused.stderr
+    shutil.rmtree(run, ignore_errors=True)  # the supervisor may have filed its rank meanwhile
     kept = kept.rename(run)
     (run / "go").touch()
     until(lambda: state(run) == "SUCCEEDED")
     assert git_project.launch("wait", run.name).returncode == 0
+    settled(run)
     subprocess.run(fetch, cwd=other.path, check=True)
     run.rename(git_project.path / "gone")
     shown = json.loads(other.launch("show", run.name, "--json").stdout)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -47,7 +46,7 @@ def seen(slurm_cluster: Cluster, installed: Path) -> Iterator[Seen]:
             runs[shape, by] = user.submit(*RANKS, *words, f"compute.launch={by}")
     found: Seen = {}
     for (shape, by), run in runs.items():
-        assert user.ends(run, 120) == "SUCCEEDED", user.everything(run)
+        assert user.ends(run) == "SUCCEEDED", user.everything(run)
         step = (run / "launch.sh").read_text().splitlines()[-1]
         assert re.search(rf"\b{by} ", step), step
         found[shape, by] = records(run, shape[0] * shape[1])
@@ -174,7 +173,7 @@ def test_digits_that_are_preempted_end_with_the_same_weights(
     blocker = user.block("--partition=urgent", "--nodes=2", "--exclusive")
     user.ask("scancel", blocker)
     user.requeue_now(run)
-    assert user.ends(run, 120) == "SUCCEEDED", user.everything(run)
+    assert user.ends(run) == "SUCCEEDED", user.everything(run)
     assert "going on from epoch 1" in log(run)
     assert difference(horovod_python, digits["srun"], run) < 1e-4
 
@@ -204,8 +203,9 @@ def test_ranks_that_do_not_see_each_other_are_stopped(user: UserProject) -> None
     last = events(user.run)[-1]
     assert (last["state"], last["exit_status"]) == ("FAILED", 86), user.everything(user.run)
     assert "4 were asked for, each saw 1" in last["reason"]
-    assert all("epoch" not in log(user.run, rank) for rank in range(4))
-    assert user.processes(user.run) == ""
+    logs = (user.run / "logs").glob("rank-*.log")  # of those that had begun
+    assert all("epoch" not in each.read_text() for each in logs)
+    until(lambda: user.processes(user.run) == "")
 
 
 @BOTH
@@ -213,19 +213,17 @@ def test_when_one_rank_fails_all_end(user: UserProject, by: str) -> None:
     user.write(
         "train.py",
         "import os, sys, time\nprint('about to', flush=True)\n"
-        "if os.environ['RANK'] == '2': raise ValueError('bad lr')\ntime.sleep(120)\n",
+        "if os.environ['RANK'] == '2': raise ValueError('bad lr')\ntime.sleep(600)\n",
     )
-    before = time.monotonic()
     words = ("nodes=2", "procs_per_node=2", f"compute.launch={by}", "wait=true")
     done = user.launch(*RANKS, *words)
-    assert time.monotonic() - before < 100  # the others sleep for 120 s
     assert done.returncode == 1
     last = events(user.run)[-1]
     assert (last["state"], last["exit_status"]) == ("FAILED", 1)
     assert last["failed"]["rank"] == 2
     assert "rank 2 on node2 failed first" in last["reason"]
     assert "ValueError: bad lr" in done.stderr
-    assert user.processes(user.run) == ""
+    until(lambda: user.processes(user.run) == "")
 
 
 def test_what_starts_the_ranks_is_found_out(user: UserProject) -> None:

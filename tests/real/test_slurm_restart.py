@@ -29,9 +29,9 @@ TWO_ATTEMPTS = (
     "report(step=0, attempt=attempt)\n"
     "saved.write_text('step 0')\n"
     "signal.signal(signal.SIGTERM, lambda *_: (print('told', flush=True), sys.exit(0)))\n"
-    "print('ready', flush=True)\ntime.sleep(120)\n"
+    "print('ready', flush=True)\ntime.sleep(600)\n"
 )
-SLEEPS = "import time\nprint('ready', flush=True)\ntime.sleep(120)\n"
+SLEEPS = "import time\nprint('ready', flush=True)\ntime.sleep(600)\n"
 URGENT = ("--partition=urgent", "--nodes=2", "--exclusive")
 
 
@@ -39,10 +39,12 @@ HEARS = (
     "import os, signal, sys, time\n"
     "if os.environ['LAUNCHER_RESTART_COUNT'] != '0': print('again'); sys.exit(0)\n"
     "signal.signal(signal.SIGUSR1, lambda *_: (print('heard', flush=True), sys.exit(0)))\n"
-    "print('ready', flush=True)\ntime.sleep(120)\n"
+    "print('ready', flush=True)\ntime.sleep(600)\n"
 )
 TIMED = {"sleeps": SLEEPS, "saves": TWO_ATTEMPTS, "hears": HEARS}
-ONE_MINUTE = ("compute.time=1", "compute.signal_before_end_s=50")  # the least that Slurm knows
+# The least that Slurm knows. It leaves 45 s to ranks, who hear of their end after 20 s: by then
+# they listen.
+ONE_MINUTE = ("compute.time=1", "compute.signal_before_end_s=25")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,7 +70,7 @@ def timed(_timed: Timed) -> dict[str, Path]:
     """Those runs, ended."""
     user, runs = _timed
     for run in runs.values():
-        user.ends(run, 120)
+        user.ends(run)
     return runs
 
 
@@ -98,7 +100,7 @@ def goes_on(user: UserProject, run: Path, ranks: int, *, told: bool = True) -> N
     assert [(line["step"], line["attempt"]) for line in lines] == [(0, 0), (1, 1)]
     (listed,) = json.loads(user.launch("runs", "--json").stdout)
     assert (listed["id"], listed["state"]) == (run.name, "SUCCEEDED")
-    assert user.processes(run) == ""
+    until(lambda: user.processes(run) == "")
 
 
 def test_a_run_that_is_preempted(user: UserProject) -> None:
@@ -167,9 +169,9 @@ def test_the_first_node_dies_and_the_run_goes_on_elsewhere(second_node: UserProj
     blocker = user.block("--nodelist=node1", "--exclusive")
     run = user.submit(*SINGLE)
     ready(run)
-    user.ask("scancel", blocker)
     pull(user)
-    user.becomes(run, "PENDING")
+    user.becomes(run, "PENDING")  # no node is left for it
+    user.ask("scancel", blocker)
     goes_on(user, run, ranks=1, told=False)
     assert "--- restart 1 on node1" in log(run)
 
@@ -183,7 +185,7 @@ def test_another_node_dies_and_the_run_goes_on_when_it_is_back(second_node: User
         user.cluster.kill_node(2)  # and Slurm finds out for itself, half a minute later
     else:
         pull(user)
-    user.becomes(run, "PENDING", timeout_s=120)
+    user.becomes(run, "PENDING")
     assert "node2" in json.dumps(user.status(run))
     user.cluster.start_node(2)
     goes_on(user, run, ranks=2)
@@ -213,10 +215,7 @@ def test_a_node_dies_and_the_run_must_not_start_again(
 def test_a_run_that_saved_nothing_is_timed_out(timed: dict[str, Path]) -> None:
     run = timed["sleeps"]
     assert story(run) == ["PENDING", "RUNNING", "TIMED_OUT"]
-    last = events(run)[-1]
-    assert "time limit" in last["reason"]
-    began = next(each["time"] for each in events(run) if each["state"] == "RUNNING")
-    assert 50 < last["time"] - began < 66  # SIGUSR1, which it does not catch, did not end it
+    assert "time limit" in events(run)[-1]["reason"]  # SIGUSR1, which it does not catch, was none
     assert log(run) == "ready\n"
 
 
@@ -235,8 +234,8 @@ def test_a_run_that_hears_of_its_end_goes_on(timed: dict[str, Path]) -> None:
     for rank in (0, 1):
         assert log(run, rank).startswith("ready\nheard\n--- restart 1 on node")
         assert log(run, rank).endswith("again\n")
-    began, again = (each["time"] for each in events(run) if each["state"] == "RUNNING")
-    assert again - began < 45  # it did not wait for its limit
+    waits = next(each for each in events(run) if each.get("restart") == 1)
+    assert "told that the end is near" in waits["reason"]  # it did not wait for its limit
 
 
 def test_the_signals_in_their_order(user: UserProject) -> None:
@@ -246,7 +245,7 @@ def test_the_signals_in_their_order(user: UserProject) -> None:
         "signal.signal(signal.SIGUSR1, lambda *_: print('near', flush=True))\n"
         "signal.signal(signal.SIGTERM, lambda *_: (print('told', flush=True), sys.exit(0)))\n"
         "print('ready', flush=True)\n"
-        "end = time.monotonic() + 120\nwhile time.monotonic() < end: time.sleep(0.05)\n",
+        "end = time.monotonic() + 600\nwhile time.monotonic() < end: time.sleep(0.05)\n",
     )
     run = user.submit(*TWO_NODES)
     ready(run, 2)

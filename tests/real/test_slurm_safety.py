@@ -247,7 +247,7 @@ def test_a_secret_is_nowhere_but_in_the_script(user: UserProject) -> None:
         "import os, time\nassert len(os.environ['MY_TOKEN']) == 12\n"
         "assert len(os.environ['HANDED_ON']) == 13\n"
         "print('token', os.environ['MY_TOKEN'], 'and', os.environ['HANDED_ON'], flush=True)\n"
-        "time.sleep(2)\n",
+        "while not os.path.exists(os.environ['LAUNCHER_RUN_DIR'] + '/go'): time.sleep(0.05)\n",
     )
     words = (*TWO_NODES, "env.MY_TOKEN=open-sesame1", "secrets=[HANDED_ON]")
     secrets = (b"open-sesame1", b"silent-sesame")
@@ -257,6 +257,7 @@ def test_a_secret_is_nowhere_but_in_the_script(user: UserProject) -> None:
     seen = [user.cluster.node_exec(node, ("sh", "-c", look)).stdout.encode() for node in (1, 2)]
     seen.append(user.ask("scontrol", "show", "job", job_id(run)).encode())
     seen.append(user.ask("scontrol", "write", "batch_script", job_id(run), "-").encode())
+    (run / "go").touch()
     assert user.ends(run) == "SUCCEEDED", user.everything(run)
     assert [log(run, rank) for rank in (0, 1)] == ["token *** and ***\n"] * 2
     seen += [each.read_bytes() for each in run.rglob("*") if each.is_file()]

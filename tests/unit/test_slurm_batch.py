@@ -269,7 +269,7 @@ def test_the_expected_start(asked: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     start = int(time.time()) + 3600
     said = f"sbatch: Job 38 to start at {start} using 4 processors on nodes node1 in partition d"
     argv = programs(asked, monkeypatch, sbatch=f'[ "$1" = --test-only ] && echo "{said}" >&2')
-    assert batch.estimate(argv, os.environ).result(5) == start
+    assert batch.estimate(argv, os.environ).result(120) == start
 
 
 def test_a_start_in_a_thousand_years_is_not_known(
@@ -278,8 +278,8 @@ def test_a_start_in_a_thousand_years_is_not_known(
     """So Slurm says of a job behind one that has no time limit."""
     assert batch.expected(recorded("estimate")) is None
     assert batch.expected("sbatch: error: Invalid feature specification") is None
-    argv = programs(asked, monkeypatch, sbatch="sleep 9")
+    argv = programs(asked, monkeypatch, sbatch="exec sleep 300")
     begun = time.monotonic()
     assert batch.estimate(argv, os.environ).result(0.05) is None
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 200
     assert batch.estimate(("/nowhere/sbatch", "x"), os.environ).result(5) is None

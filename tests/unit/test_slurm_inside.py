@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from launcher.attempt import Attempt
 from launcher.slurm import inside
 from launcher.slurm.inside import Allocation, Why
+from launcher.store import RunFolder
 from tests.unit.test_slurm_cluster import RECORDED, on_path, recorded
 
 if TYPE_CHECKING:
@@ -145,3 +151,32 @@ def test_lines_of_an_earlier_attempt_do_not_count(
         stream.write(recorded("log-preempted").encode())
         stream.flush()
         assert here.why() == Why(kind="preempted")
+
+
+def test_of_several_jobs_of_a_run_one_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However their first acts mix."""
+    on_path(tmp_path / "bin", monkeypatch, scancel="exit 0")
+    record: Any = SimpleNamespace(time_s=None)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for number in range(30):
+            folder = RunFolder(str(tmp_path / f"run-{number}"))
+            os.mkdir(folder.path)
+            jobs = [
+                Attempt(folder, record, Allocation(job_id=str(job), restarts=0, nodes=()))
+                for job in range(4)
+            ]
+            together = threading.Barrier(4)
+
+            def claims(job: Attempt, together: threading.Barrier = together) -> bool:
+                together.wait()
+                return job.claims()
+
+            with ThreadPoolExecutor(4) as pool:
+                assert sum(pool.map(claims, jobs)) == 1
+            assert os.listdir(folder.path) == ["job"]
+    finally:
+        sys.setswitchinterval(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def test_what_sacct_lists() -> None:
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LAUNCHER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("LAUNCHER_POLL_S", raising=False)
+    monkeypatch.setenv("LAUNCHER_POLL_S", "600")  # longer than a test may take
     return tmp_path / "asked"
 
 
@@ -123,10 +124,13 @@ def test_nothing_is_asked_about_nothing(asked: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_floor_can_be_set(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs(asked, monkeypatch, squeue=says("squeue-cancelled"), sacct=OFF)
-    monkeypatch.setenv("LAUNCHER_POLL_S", "0.2")
+    monkeypatch.setenv("LAUNCHER_POLL_S", "900")
     queue.look({"12": 0.0})
     queue.look({"12": 0.0})
-    time.sleep(0.25)
+    assert calls(asked).count("squeue") == 1
+    (kept,) = (asked.parent / "cache" / "slurm").glob("*-queue.json")
+    answer = json.loads(kept.read_text())
+    kept.write_text(json.dumps({**answer, "at": answer["at"] - 900}))
     queue.look({"12": 0.0})
     assert calls(asked).count("squeue") == 2
 
