@@ -16,6 +16,7 @@ from launcher.compute.named import named
 from launcher.errors import ConfigError, PlanError
 from launcher.hosts import PLAIN, POOL, is_plain
 from launcher.job import PlannedFile
+from launcher.processes import START
 from launcher.shell import ShellExpr
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ class Ssh:
             first = ",".join(each.address for each in _hosts(facts).hosts[: resources.nodes])
             # A pool says which they are; by hand, and where there is none, the first ones.
             values["LAUNCHER_HOSTS"] = ShellExpr(f'"${{LAUNCHER_HOSTS:-{first}}}"')
+            values[START] = ShellExpr(f'"${{{START}:-}}"')  # its keepers know ranks by that
             agent = ShellExpr(f'"{_starts(facts)} $LAUNCHER_RUN_DIR/{_CONFIG}"')
             old = facts.prefix.mpi_version[:1] == (4,)
             values["OMPI_MCA_plm_rsh_agent" if old else "PRTE_MCA_plm_ssh_agent"] = agent

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import process
+from launcher.processes import START
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -162,10 +163,10 @@ class Leases:
         os.close(self._held.pop(name))
 
 
-def keep(folder: RunFolder, line: socket.socket, files: Sequence[int]) -> None:
+def keep(folder: RunFolder, line: socket.socket, files: Sequence[int], start: str) -> None:
     """Have a program of its own hold leases of a run, too; see ``keep.py``."""
     with open(os.devnull, "ab") as log:
-        words = _keeper(folder, line.fileno())
+        words = _keeper(folder, line.fileno(), start)
         process.start(words, log=log, env={}, holds=(*files, line.fileno()))
 
 
@@ -174,15 +175,16 @@ def keep_ours(folder: RunFolder) -> Running:
 
     It is a shell until we do not: each run starts one, and most are never needed.
     """
-    words = ("/bin/sh", "-c", 'read -r _; exec "$@"', "sh", *_keeper(folder, 0))
+    start = os.environ.get(START, "")
+    words = ("/bin/sh", "-c", 'read -r _; exec "$@"', "sh", *_keeper(folder, 0, start))
     with open(os.devnull, "ab") as log:
         return process.start(words, log=log, env={}, holds=_inherited(), waits=True)
 
 
-def _keeper(folder: RunFolder, line: int) -> tuple[str, ...]:
+def _keeper(folder: RunFolder, line: int, start: str) -> tuple[str, ...]:
     record = folder.record()
     times = (str(record.grace_s), str(record.silence_s))
-    return (sys.executable, "-I", "-S", _KEEP, folder.path, *times, str(line))
+    return (sys.executable, "-I", "-S", _KEEP, folder.path, *times, str(line), start)
 
 
 def _inherited() -> list[int]:

@@ -19,7 +19,7 @@ from launcher.hosts import POOL
 from launcher.job import WRITTEN
 from launcher.pool.claim import JOB, OVER, failed
 from launcher.pool.place import LostError
-from launcher.processes import HEARTBEAT_S
+from launcher.processes import HEARTBEAT_S, START
 from launcher.shell import ShellExpr, shell_line
 from launcher.store import RunFolder
 
@@ -113,15 +113,16 @@ class Elsewhere:
         """Return the port of the line of the run that is started next."""
         return int(self._answer("port", line=True))
 
-    def keep(self, folder: RunFolder, address: str, port: int) -> None:
+    def keep(self, folder: RunFolder, address: str, port: int, start: str) -> None:
         """Have what is ours kept for a run."""
-        self._answer("kept", keep=folder.path, files=_packed(folder), address=address, port=port)
+        to = {"address": address, "port": port, "word": start}
+        self._answer("kept", keep=folder.path, files=_packed(folder), **to)
         self.need = None
 
     def start(self, folder: RunFolder, env: Mapping[str, str], claimed: int) -> None:  # noqa: ARG002
         """Have the run's supervisor started; what becomes of it is told later."""
         files = _packed(folder)
-        word = self.running[folder.path] = f"start.{os.urandom(8).hex()}"
+        word = self.running[folder.path] = env[START]
         self.need = None
         self._say(start=folder.path, word=word, files=files, env=dict(env))
 

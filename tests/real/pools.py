@@ -170,15 +170,15 @@ def queue(
         folder = on[0].user_home / made.store / name
         folder.mkdir()
         (folder / "work").write_text(work)
-        (folder / "run.json").write_text(_record(name))
+        (folder / "run.json").write_text(record(name))
         (folder / "events.jsonl").write_text('{"time": 0, "state": "SUBMITTING"}\n')
     give(on[0].user_home / made.store)
     return made
 
 
-def _record(run_id: str) -> str:
-    """Return the text of a run's record, whose ranks have a minute to end."""
-    record = RunRecord(
+def record(run_id: str, grace_s: float = 60.0) -> str:
+    """Return the text of a run's record, whose ranks have that long to end."""
+    made = RunRecord(
         id=run_id,
         name="train",
         created=0.0,
@@ -189,7 +189,7 @@ def _record(run_id: str) -> str:
         entry=("train.py",),
         nodes=1,
         procs_per_node=1,
-        grace_s=60.0,
+        grace_s=grace_s,
         time_s=None,
         git_dir="",
         prefix="",
@@ -198,7 +198,7 @@ def _record(run_id: str) -> str:
         overrides=(),
         silence_s=30,
     )
-    return record.to_json()
+    return made.to_json()
 
 
 def let_go(hosts: SshHosts, *, again: bool = False) -> None:
