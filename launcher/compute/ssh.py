@@ -76,7 +76,7 @@ class Ssh:
                 )
         if not is_plain(self.workdir):
             raise ConfigError(
-                f"compute.workdir={self.workdir}: not a folder that mpirun can be told of",
+                f"compute.workdir={self.workdir}: not a folder that PATH and mpirun can hold",
                 hint=f"{PLAIN}; ~/ is the home on each host.",
             )
         if not self.python.strip() or self.python.startswith("-"):
