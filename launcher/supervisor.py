@@ -95,6 +95,7 @@ class Supervisor:
 
     def _through(self, words: tuple[str, ...], log: IO[bytes], *, ranks: bool = False) -> int:
         """Run ``words``, which start the ``ranks`` or not, under our watch; return their status."""
+        self._have_a_keeper(log)
         try:
             step, relayed = self._start(words, log)
         except OSError as error:
@@ -114,14 +115,19 @@ class Supervisor:
             relayed.join(timeout=1.0)
         return step.returncode
 
+    def _have_a_keeper(self, log: IO[bytes]) -> None:
+        try:
+            if self.attempt.allocation is None:  # else the scheduler ends what we leave
+                self.keeper = cores.keep_ours(self.folder)
+        except OSError as error:  # unless we are killed, none is needed
+            _note(log, f"the run's keeper cannot be started: {error}")
+
     def _start(
         self, words: tuple[str, ...], log: IO[bytes]
     ) -> tuple[Running, threading.Thread | None]:
         """Start the step; where there are secrets, a thread keeps them out of its log."""
         env = {**os.environ, **self.control.environment(), **self.attempt.environment()}
         env["LAUNCHER_RUN_ID"] = self.record.id
-        if self.attempt.allocation is None:  # else the scheduler ends what we leave
-            self.keeper = cores.keep_ours(self.folder)
         if not self.record.secrets:
             return process.start(words, log=log, env=env, dies_with_us=True), None
         from launcher.guard import Relay, secret_values  # noqa: PLC0415
