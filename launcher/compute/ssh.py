@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from launcher.shell import Word
 
 _CONFIG = "ssh_config"  # the file by which hosts reach each other
-# What a user's own configuration there may say for a prompt, and a program cannot do with. A master
-# would end with the run that it was started by, and take the others' connections with it.
+# What a user's own configuration there may say for a prompt, and mpirun and a pool cannot do with.
+# A master would end with the run that it was started by, and take the others' connections with it.
 _BETWEEN = {
     "BatchMode": "yes",
     "ControlPath": "none",

@@ -34,16 +34,8 @@ _SOON_S, _LATER_S = 1.0, 15.0  # until a connection that was lost is tried again
 _SILENT_S = 90.0  # after which runs there are no longer waited for
 _HOLD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hold.py")
 _OWN = (JOB, OVER, "heartbeat", "metrics.jsonl")  # files that are made as a run goes on
-_OPTIONS = {  # a host that is off is noticed in 15 s, and nobody is here to be asked
-    "BatchMode": "yes",
-    "ConnectTimeout": "10",
-    "ServerAliveInterval": "5",
-    "ServerAliveCountMax": "3",
-    "ControlPath": "none",  # a master that somebody else ends would take us with it
-    "ClearAllForwardings": "yes",
-    "RequestTTY": "no",
-    "LogLevel": "ERROR",
-}
+# A host that is off is noticed in 15 s; all else is in the configuration that the group has.
+_OPTIONS = ("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
 
 
 class Elsewhere:
@@ -55,9 +47,8 @@ class Elsewhere:
         """Name the words that are ssh, and start a supervisor; ``log`` gets what ssh says."""
         self.name, self.address, self.order = host.name, host.address, host.order
         self.hello = {"hello": supervisor, "slots": host.slots, "gpus": host.gpus}
-        options = [word for name, value in _OPTIONS.items() for word in ("-o", f"{name}={value}")]
         hold = shell_line((ShellExpr("exec"), supervisor[0], "-I", "-S", _HOLD))
-        self.argv = (*ssh, *options, "--", host.address, hold)
+        self.argv = (*ssh, *_OPTIONS, "--", host.address, hold)
         self.log = log
         self.uses: Sequence[str] = ()
         self.child: Running | None = None

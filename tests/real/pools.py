@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launcher.compute.ssh import between
+from launcher.hosts import Host, Hosts
 from launcher.job import RunRecord
 from tests.cluster.host import ENVIRONMENT
 from tests.cluster.site import ROOT
@@ -162,10 +164,11 @@ def queue(
     values = {
         "runs": names,
         "needs": [usual | need | {"nodes": n} for n in nodes or [1] * made.count],
-        "ssh": ["ssh"],
+        "ssh": ["ssh", "-F", f"{HOME}/{made.group}/ssh_config"],
         "hosts": [{**host, "here": host["name"] == on[0].name} for host in named],
     }
     (group / "group.json").write_text(json.dumps(values))
+    (group / "ssh_config").write_text(_config(on))
     for name, work in zip(names, each, strict=True):
         folder = on[0].user_home / made.store / name
         folder.mkdir()
@@ -174,6 +177,15 @@ def queue(
         (folder / "events.jsonl").write_text('{"time": 0, "state": "SUBMITTING"}\n')
     give(on[0].user_home / made.store)
     return made
+
+
+def _config(on: Sequence[SshHost]) -> str:
+    """Return the file by which hosts reach each other."""
+    known = {"user": USER, "port": 22, "cpus": 1}
+    hosts = [Host(name=each.name, address=each.address, hostname=each.name, **known) for each in on]
+    return between(
+        Hosts(hosts=tuple(hosts), workdir="", config="", python="", connect_timeout_s=10)
+    )
 
 
 def record(run_id: str, grace_s: float = 60.0) -> str:
