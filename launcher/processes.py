@@ -25,6 +25,11 @@ def this_process() -> dict[str, Any]:
     return {"host": os.uname().nodename, "pid": os.getpid(), "born": _born(os.getpid())}
 
 
+def beside(path: str) -> str:
+    """Return what to call ``path`` until it is whole: no other process, of no machine, does."""
+    return f"{path}.{os.uname().nodename}.{os.getpid()}.new"
+
+
 def _born(pid: int) -> str | None:
     """Return when ``pid`` started, in this boot's ticks; None when it is gone or a zombie."""
     with contextlib.suppress(OSError):

@@ -20,6 +20,7 @@ from launcher.errors import SubmitError
 from launcher.job import RunState
 from launcher.observe import index, read
 from launcher.outcome import record_told
+from launcher.processes import beside
 from launcher.record import record_outcome
 from launcher.ssh import results
 from launcher.ssh.connection import side_by_side
@@ -209,7 +210,7 @@ def _write_to(target_path: str, path: str, offset: int, data: bytes, changed: in
     os.makedirs(os.path.dirname(target_path), exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     if path.startswith("ranks/"):
-        new = f"{target_path}.{os.getpid()}.new"
+        new = beside(target_path)
         with open(new, "wb") as whole:
             whole.write(data)
         os.utime(new, ns=(changed, changed))
