@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.errors import StoreError
 from launcher.job import RunRecord, RunState
+from launcher.processes import beside
 from launcher.store import RunFolder, append_line, write_atomically
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def adopt(store: Store, recorded: RecordedRun) -> RunFolder:
         )
     store.prepare()
     folder = store.folder(record.id)
-    new = RunFolder(os.path.join(store.path, f".new-{record.id}-{os.getpid()}"))
+    new = RunFolder(beside(os.path.join(store.path, f".new-{record.id}")))
     try:
         _write(new, recorded, replace(record, git_dir=recorded.git_dir, commit=recorded.commit))
         if outcome:  # else the run's hosts have its events

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 POOL = "pool"  # of a run of no sweep: the folder, in its own, of the pool that is to start it
 IPV4 = "{{host: {name}, address: ...}} in compute.hosts names its IPv4 address."
-PLAIN = "Letters, digits and ./_+@%=,:- only"
-_PLAIN = re.compile(r"(~(?=/)|(?=/)|(?=\w))[\w./+@%=,:-]*", re.ASCII)
+PLAIN = "Letters, digits and ./_+@%=,- only"
+_PLAIN = re.compile(r"(~(?=/)|(?=/)|(?=\w))[\w./+@%=,-]*", re.ASCII)
 _LESS = {
     "environment.gpus_per_proc": "environment.gpus_per_proc=0 asks for none.",
     "compute.cpus_per_proc": "A smaller one, or slots: in compute.hosts, which lets ranks share "
@@ -26,7 +26,7 @@ _LESS = {
 
 
 def is_plain(path: str) -> bool:
-    """Return whether mpirun, which takes apart what it is told, can be told of a path."""
+    """Return whether mpirun and PATH, which take apart what they are told, can hold a path."""
     return _PLAIN.fullmatch(path) is not None
 
 

@@ -11,6 +11,7 @@ import signal
 import time
 from typing import Any
 
+START = "LAUNCHER_START"  # the word of one start of a run by a pool
 HEARTBEAT_S = 5.0
 # On another machine only the heartbeat tells; shared file systems may show it late.
 _SILENT_S = 90.0
@@ -22,6 +23,11 @@ _LOOKS = 3  # that find nothing: what was just being started takes a moment to c
 def this_process() -> dict[str, Any]:
     """Return what identifies this process, on this machine and after it."""
     return {"host": os.uname().nodename, "pid": os.getpid(), "born": _born(os.getpid())}
+
+
+def beside(path: str) -> str:
+    """Return what to call ``path`` until it is whole: no other process, of no machine, does."""
+    return f"{path}.{os.uname().nodename}.{os.getpid()}.new"
 
 
 def _born(pid: int) -> str | None:
@@ -50,17 +56,21 @@ def beats(heartbeat: str) -> bool:
     return False
 
 
-def marked(run_id: str) -> list[int]:
-    """Return the processes of a run, of ours, on this machine: by their environment."""
-    mark, found = f"LAUNCHER_RUN_ID={run_id}".encode(), []
+def marked(run_id: str, start: str = "") -> list[int]:
+    """Return the processes of a run, of ours, on this machine: by their environment.
+
+    ``start``: the name of the one of the run's starts that is meant; "": all.
+    """
+    mark, found = {f"LAUNCHER_RUN_ID={run_id}".encode()}, []
+    mark |= {f"{START}={start}".encode()} if start else set()
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as file:
-            if mark in file.read().split(b"\0"):
+            if mark.issubset(file.read().split(b"\0")):
                 found.append(int(name))
     return found
 
 
-def end(run_id: str, grace_s: float) -> list[int]:
+def end(run_id: str, grace_s: float, start: str = "") -> list[int]:
     """Return what outlives SIGKILL of a run's processes here, each of which is sent SIGTERM first.
 
     They have ``grace_s`` between the two. What the kernel does not let go waits for a disk or a
@@ -69,7 +79,7 @@ def end(run_id: str, grace_s: float) -> list[int]:
     told: set[int] = set()
     kill_at, quiet = time.monotonic() + grace_s, 0
     while quiet < _LOOKS and time.monotonic() < kill_at + _KILLED_S:
-        left = set(marked(run_id))
+        left = set(marked(run_id, start))
         late = time.monotonic() >= kill_at
         for pid in left if late else left - told:
             with contextlib.suppress(OSError):
@@ -77,4 +87,4 @@ def end(run_id: str, grace_s: float) -> list[int]:
         told |= left
         quiet = 0 if left else quiet + 1
         time.sleep(_POLL_S)
-    return marked(run_id)
+    return marked(run_id, start)

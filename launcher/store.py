@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.errors import StoreError, nearest
 from launcher.job import RunRecord, RunState
+from launcher.processes import beside
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
@@ -71,7 +72,7 @@ class RunStatus:
 
 def write_atomically(path: str, text: str, mode: int = 0o644) -> None:
     """Write ``text`` to ``path``, whole or not at all."""
-    new = f"{path}.{os.uname().nodename}.{os.getpid()}.new"
+    new = beside(path)
     try:
         file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         with open(file, "w", encoding="utf-8", errors="surrogateescape") as to:

@@ -97,6 +97,7 @@ class Supervisor:
 
     def _through(self, words: tuple[str, ...], log: IO[bytes], *, ranks: bool = False) -> int:
         """Run ``words``, which start the ``ranks`` or not, under our watch; return their status."""
+        self._have_a_keeper(log)
         try:
             step, relay = self._start(words, log)
         except OSError as error:
@@ -116,12 +117,17 @@ class Supervisor:
             relay.end()
         return step.returncode
 
+    def _have_a_keeper(self, log: IO[bytes]) -> None:
+        try:
+            if self.attempt.allocation is None:  # else the scheduler ends what we leave
+                self.keeper = cores.keep_ours(self.folder)
+        except OSError as error:  # unless we are killed, none is needed
+            _note(log, f"the run's keeper cannot be started: {error}")
+
     def _start(self, words: tuple[str, ...], log: IO[bytes]) -> tuple[Running, Relay | None]:
         """Start the step; where there are secrets, a thread keeps them out of its log."""
         env = {**os.environ, **self.control.environment(), **self.attempt.environment()}
         env["LAUNCHER_RUN_ID"] = self.record.id
-        if self.attempt.allocation is None:  # else the scheduler ends what we leave
-            self.keeper = cores.keep_ours(self.folder)
         if not self.record.secrets:
             return process.start(words, log=log, env=env, dies_with_us=True), None
         from launcher.guard import Relay, secret_values  # noqa: PLC0415

@@ -16,6 +16,7 @@ from launcher.compute.named import named
 from launcher.errors import ConfigError, PlanError
 from launcher.hosts import PLAIN, POOL, is_plain
 from launcher.job import PlannedFile
+from launcher.processes import START
 from launcher.shell import ShellExpr
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from launcher.shell import Word
 
 _CONFIG = "ssh_config"  # the file by which hosts reach each other
-# What a user's own configuration there may say for a prompt, and a program cannot do with. A master
-# would end with the run that it was started by, and take the others' connections with it.
+# What a user's own configuration there may say for a prompt, and mpirun and a pool cannot do with.
+# A master would end with the run that it was started by, and take the others' connections with it.
 _BETWEEN = {
     "BatchMode": "yes",
     "ControlPath": "none",
@@ -75,7 +76,7 @@ class Ssh:
                 )
         if not is_plain(self.workdir):
             raise ConfigError(
-                f"compute.workdir={self.workdir}: not a folder that mpirun can be told of",
+                f"compute.workdir={self.workdir}: not a folder that PATH and mpirun can hold",
                 hint=f"{PLAIN}; ~/ is the home on each host.",
             )
         if not self.python.strip() or self.python.startswith("-"):
@@ -166,6 +167,7 @@ class Ssh:
             first = ",".join(each.address for each in _hosts(facts).hosts[: resources.nodes])
             # A pool says which they are; by hand, and where there is none, the first ones.
             values["LAUNCHER_HOSTS"] = ShellExpr(f'"${{LAUNCHER_HOSTS:-{first}}}"')
+            values[START] = ShellExpr(f'"${{{START}:-}}"')  # its keepers know ranks by that
             agent = ShellExpr(f'"{_starts(facts)} $LAUNCHER_RUN_DIR/{_CONFIG}"')
             old = facts.prefix.mpi_version[:1] == (4,)
             values["OMPI_MCA_plm_rsh_agent" if old else "PRTE_MCA_plm_ssh_agent"] = agent

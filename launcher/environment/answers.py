@@ -14,6 +14,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher.processes import beside
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -50,7 +52,7 @@ def keep(question: str, about: Iterable[str], answer: str) -> None:
 
 def write(file: Path, text: str) -> None:
     """Write ``text`` so that a reader sees the whole file or the one before."""
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    part = Path(beside(str(file)))
     with part.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import process
+from launcher.processes import START
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -42,6 +43,7 @@ LEASED = "LAUNCHER_LEASED"
 _SOCKETS = "/proc/net/unix"
 _PREFIX = "launcher/"  # of all names
 _KEEP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "keep.py")
+_QUEUES, _TURN = ("core.", "gpu."), ".turn"
 _SOON_S, _LATER_S = 0.05, 1.0  # between two looks of the first in a queue; of the last
 
 
@@ -83,6 +85,19 @@ class Leases:
         """Return for how long to wait, in seconds, until asking once more is worth it."""
         return min(_LATER_S, _SOON_S * (1 + self.ahead))
 
+    def told(self) -> dict[str, int]:
+        """Return how many units and GPUs there are, how many of them nobody has, and who waits."""
+        taken = self._names("")
+        gpus = [f"gpu-{each}" for each in self._gpus]
+        waiting = [each for each in taken if each.startswith(_QUEUES) and not each.endswith(_TURN)]
+        return {
+            "units": len(self._units),
+            "units_free": sum(each not in taken for each in self._units),
+            "gpus": len(gpus),
+            "gpus_free": sum(each not in taken for each in gpus),
+            "waiting": len(waiting),
+        }
+
     def take(self, units: int, gpus: int) -> Lease | None:
         """Return so many cores or slots, and GPUs, or all where there are less.
 
@@ -114,14 +129,14 @@ class Leases:
                 left -= self._bind(name)
         if left > 0:
             return False
-        for name in (f"{queue}.turn", self._tickets.pop(queue, "")):
+        for name in (f"{queue}{_TURN}", self._tickets.pop(queue, "")):
             if name in self._held:
                 self._free(name)
         return True
 
     def _is_first(self, queue: str) -> bool:
         """Return whether it is our turn; stand in the queue until it is."""
-        turn = f"{queue}.turn"
+        turn = f"{queue}{_TURN}"
         if turn in self._held:
             return True
         if queue not in self._tickets:
@@ -162,10 +177,10 @@ class Leases:
         os.close(self._held.pop(name))
 
 
-def keep(folder: RunFolder, line: socket.socket, files: Sequence[int]) -> None:
+def keep(folder: RunFolder, line: socket.socket, files: Sequence[int], start: str) -> None:
     """Have a program of its own hold leases of a run, too; see ``keep.py``."""
     with open(os.devnull, "ab") as log:
-        words = _keeper(folder, line.fileno())
+        words = _keeper(folder, line.fileno(), start)
         process.start(words, log=log, env={}, holds=(*files, line.fileno()))
 
 
@@ -174,15 +189,16 @@ def keep_ours(folder: RunFolder) -> Running:
 
     It is a shell until we do not: each run starts one, and most are never needed.
     """
-    words = ("/bin/sh", "-c", 'read -r _; exec "$@"', "sh", *_keeper(folder, 0))
+    start = os.environ.get(START, "")
+    words = ("/bin/sh", "-c", 'read -r _; exec "$@"', "sh", *_keeper(folder, 0, start))
     with open(os.devnull, "ab") as log:
         return process.start(words, log=log, env={}, holds=_inherited(), waits=True)
 
 
-def _keeper(folder: RunFolder, line: int) -> tuple[str, ...]:
+def _keeper(folder: RunFolder, line: int, start: str) -> tuple[str, ...]:
     record = folder.record()
     times = (str(record.grace_s), str(record.silence_s))
-    return (sys.executable, "-I", "-S", _KEEP, folder.path, *times, str(line))
+    return (sys.executable, "-I", "-S", _KEEP, folder.path, *times, str(line), start)
 
 
 def _inherited() -> list[int]:

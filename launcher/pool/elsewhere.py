@@ -19,7 +19,7 @@ from launcher.hosts import POOL
 from launcher.job import WRITTEN
 from launcher.pool.claim import JOB, OVER, failed
 from launcher.pool.place import LostError
-from launcher.processes import HEARTBEAT_S
+from launcher.processes import HEARTBEAT_S, START
 from launcher.shell import ShellExpr, shell_line
 from launcher.store import RunFolder
 
@@ -34,16 +34,8 @@ _SOON_S, _LATER_S = 1.0, 15.0  # until a connection that was lost is tried again
 _SILENT_S = 90.0  # after which runs there are no longer waited for
 _HOLD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "hold.py")
 _OWN = (JOB, OVER, "heartbeat", "metrics.jsonl")  # files that are made as a run goes on
-_OPTIONS = {  # a host that is off is noticed in 15 s, and nobody is here to be asked
-    "BatchMode": "yes",
-    "ConnectTimeout": "10",
-    "ServerAliveInterval": "5",
-    "ServerAliveCountMax": "3",
-    "ControlPath": "none",  # a master that somebody else ends would take us with it
-    "ClearAllForwardings": "yes",
-    "RequestTTY": "no",
-    "LogLevel": "ERROR",
-}
+# A host that is off is noticed in 15 s; all else is in the configuration that the group has.
+_OPTIONS = ("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3")
 
 
 class Elsewhere:
@@ -55,9 +47,8 @@ class Elsewhere:
         """Name the words that are ssh, and start a supervisor; ``log`` gets what ssh says."""
         self.name, self.address, self.order = host.name, host.address, host.order
         self.hello = {"hello": supervisor, "slots": host.slots, "gpus": host.gpus}
-        options = [word for name, value in _OPTIONS.items() for word in ("-o", f"{name}={value}")]
         hold = shell_line((ShellExpr("exec"), supervisor[0], "-I", "-S", _HOLD))
-        self.argv = (*ssh, *options, "--", host.address, hold)
+        self.argv = (*ssh, *_OPTIONS, "--", host.address, hold)
         self.log = log
         self.uses: Sequence[str] = ()
         self.child: Running | None = None
@@ -113,15 +104,16 @@ class Elsewhere:
         """Return the port of the line of the run that is started next."""
         return int(self._answer("port", line=True))
 
-    def keep(self, folder: RunFolder, address: str, port: int) -> None:
+    def keep(self, folder: RunFolder, address: str, port: int, start: str) -> None:
         """Have what is ours kept for a run."""
-        self._answer("kept", keep=folder.path, files=_packed(folder), address=address, port=port)
+        to = {"address": address, "port": port, "word": start}
+        self._answer("kept", keep=folder.path, files=_packed(folder), **to)
         self.need = None
 
     def start(self, folder: RunFolder, env: Mapping[str, str], claimed: int) -> None:  # noqa: ARG002
         """Have the run's supervisor started; what becomes of it is told later."""
         files = _packed(folder)
-        word = self.running[folder.path] = f"start.{os.urandom(8).hex()}"
+        word = self.running[folder.path] = env[START]
         self.need = None
         self._say(start=folder.path, word=word, files=files, env=dict(env))
 

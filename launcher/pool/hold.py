@@ -8,12 +8,13 @@ no run has yet: it is given back when standard input ends, or nothing comes from
     {"ask": NUMBER, "need": NEED}                   {"held": NUMBER}, or {"ask", "ahead": COUNT}
     {"drop": true}
     {"line": true}                                  {"port": PORT}
-    {"keep": FOLDER, "files", "address", "port"}    {"kept": true}, or {"refused": WHY}
+    {"keep": FOLDER, "word", "files", "address", "port"}    {"kept": true}, or {"refused": WHY}
     {"start": FOLDER, "word", "files", "env"}       later {"ended": FOLDER}
     {"watch": FOLDER, "word"}                       the same, or {"unstarted": FOLDER}
 
 A start that was lost with its connection may still lie here, unread by another of us. So each has a
 word of its own, and who makes the file of that name decides: to start it, or that it never will be.
+By that word the keepers of a run of several machines tell its ranks from those of another start.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class Hold:
         folder = RunFolder(message["keep"])
         try:
             _lay(folder, message["files"])
-            place.keep(folder, message["address"], message["port"])
+            place.keep(folder, message["address"], message["port"], message["word"])
         except OSError as error:
             _say(refused=f"{message['address']}:{message['port']}: {error}")
         else:

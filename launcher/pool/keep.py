@@ -1,9 +1,13 @@
-"""Holds what a run has leased on one of its machines: ``keep.py FOLDER GRACE_S SILENCE_S LINE``.
+"""Holds what a run has leased on one of its machines, until it has ended.
+
+    keep.py FOLDER GRACE_S SILENCE_S LINE START
 
 Standard library only. ``LINE``: an open connection to the run's supervisor, which ends with it.
 What is leased we have inherited, and have until we end. Once the supervisor is gone, whatever ended
 it, what is left of the run here is ended, as a supervisor does with what it sees. Ranks are left to
 their guards for a while, which see that, too: a worker may be needed to save a rank's work.
+``START``: the name of the run's start. Where the first was lost, there may be another by the time
+that we know of it, whose ranks are not ours to end.
 
 Why two processes: one that is killed, for want of memory say, must not free what ranks are still
 using.
@@ -23,7 +27,7 @@ _GUARDS_S = 15.0  # for guards to end their ranks, which have 10 s, and mpirun's
 _POLL_S = 0.1
 
 
-def main(folder: str, grace_s: float, silence_s: float, line: int) -> None:
+def main(folder: str, grace_s: float, silence_s: float, line: int, start: str) -> None:
     """Return when the run has ended, and nothing of it lives here.
 
     ``silence_s``: after which a guard knows that the supervisor is gone.
@@ -33,9 +37,9 @@ def main(folder: str, grace_s: float, silence_s: float, line: int) -> None:
             pass
     run_id, guards = os.path.basename(folder), _guards(folder)
     end_at = time.monotonic() + silence_s + _GUARDS_S
-    while guards.intersection(marked(run_id)) and time.monotonic() < end_at:
+    while guards.intersection(marked(run_id, start)) and time.monotonic() < end_at:
         time.sleep(_POLL_S)
-    while end(run_id, grace_s):
+    while end(run_id, grace_s, start):
         grace_s = 0.0
 
 
@@ -56,4 +60,4 @@ def _guards(folder: str) -> set[int]:
 
 if __name__ == "__main__":
     if os.fork() == 0 or os.wait()[1]:  # the first, or it was killed
-        main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
+        main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

@@ -97,8 +97,8 @@ class Place(Protocol):
     def line(self) -> int:
         """Return the port of the line of the run that is started next."""
 
-    def keep(self, folder: RunFolder, address: str, port: int) -> None:
-        """Have what is ours kept for a run until its line ends, and nothing of it lives there.
+    def keep(self, folder: RunFolder, address: str, port: int, start: str) -> None:
+        """Have what is ours kept for a start until its line ends, and nothing of it lives there.
 
         LostError: ask later; OSError: there is no such line.
         """
@@ -179,13 +179,13 @@ class Here:
         self.listens = socket.create_server(("", 0), backlog=_ALL)
         return int(self.listens.getsockname()[1])
 
-    def keep(self, folder: RunFolder, address: str, port: int) -> None:
+    def keep(self, folder: RunFolder, address: str, port: int, start: str) -> None:
         """Have a program of its own hold what is ours."""
         assert self.lease is not None  # noqa: S101 - for the type checker
         with socket.create_connection((address, port), timeout=_CONNECT_S) as line:
             line.settimeout(None)
             keep_alive(line, folder.record().silence_s)
-            cores.keep(folder, line, self.lease.files)
+            cores.keep(folder, line, self.lease.files, start)
         self.drop()
 
     def start(self, folder: RunFolder, env: Mapping[str, str], claimed: int) -> None:

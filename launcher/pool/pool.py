@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.job import RunState
 from launcher.pool.claim import OVER, claim, failed, is_claimed, unclaim
 from launcher.pool.place import Here, Host, LostError, Need, wakes, woken
-from launcher.processes import HEARTBEAT_S, this_process
+from launcher.processes import HEARTBEAT_S, START, this_process
 from launcher.store import RunFolder
 from launcher.sweep.store import GroupFolder
 
@@ -206,7 +206,8 @@ class Pool:
     def _start(self, task: Task, on: list[Place]) -> None:
         """Start a run, unless it was cancelled, on machines that we have; OSError: later."""
         first, *others = on = sorted(on, key=self.ranks.index)
-        refused = self._tie(task.folder, first, others) if others else ""
+        start = f"start.{os.urandom(8).hex()}"
+        refused = self._tie(task.folder, start, first, others) if others else ""
         claimed = claim(task.folder)
         if claimed is None:
             self._drop()
@@ -216,12 +217,10 @@ class Pool:
                 failed(task.folder, 1, refused)
                 self._drop()
                 return
-            env = self.secrets
+            env = {**self.secrets, START: start}
             if self.tells:
-                names = [place.name for place in on]
-                task.folder.event(RunState.PENDING, hosts=names)
-                addresses = ",".join(place.address for place in on)
-                env = {**env, "LAUNCHER_HOSTS": addresses}
+                task.folder.event(RunState.PENDING, hosts=[place.name for place in on])
+                env["LAUNCHER_HOSTS"] = ",".join(place.address for place in on)
             first.start(task.folder, env, claimed)
             self.running[task.folder.path] = first
         except OSError:
@@ -230,12 +229,12 @@ class Pool:
         finally:
             os.close(claimed)
 
-    def _tie(self, folder: RunFolder, first: Place, others: list[Place]) -> str:
+    def _tie(self, folder: RunFolder, start: str, first: Place, others: list[Place]) -> str:
         """Have the other machines kept until the run on the first has ended; return why not."""
         port = first.line()
         try:
             for place in others:
-                place.keep(folder, first.address, port)
+                place.keep(folder, first.address, port, start)
         except LostError:
             raise
         except OSError as error:

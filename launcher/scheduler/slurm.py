@@ -184,6 +184,8 @@ class Slurm:
             words = ("scancel", "--batch", "--signal=TERM", str(job_id))
         with contextlib.suppress(OSError):
             open(mark, "wb").close()
+        if run.given_up:  # it may wait all the same, and scancel tries to signal that for minutes
+            process.run(("scancel", "--state=PENDING", str(job_id)), timeout_s=60)
         done = process.run(words, timeout_s=60)
         queue.forget()
         if done.status and "Invalid job id" not in done.stderr:

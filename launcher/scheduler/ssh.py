@@ -232,15 +232,20 @@ def _end_all(run: Open) -> None:
 
 
 def _end_on(run: Open, those: Sequence[Host]) -> None:
-    """End what those hosts run of it; StateError: one is away."""
+    """End what those hosts run of it; StateError: one is away.
+
+    Where a supervisor lives, it does that first: it leaves ranks their workers and their starter.
+    """
     hosts = all_hosts(run.record)
-    for each in side_by_side(lambda host: _end(run, hosts, host), those):
+    told = side_by_side(lambda host: _end(run, hosts, host, "stop"), those)
+    reached = [host for host, each in zip(those, told, strict=True) if each is None]
+    for each in (*told, *side_by_side(lambda host: _end(run, hosts, host), reached)):
         if isinstance(each, SubmitError):
             raise StateError(each.message, hint=each.hint)
 
 
-def _end(run: Open, hosts: Hosts, host: Host) -> None:
-    of_run(hosts, host).ask("end", run=run.folder.id, grace_s=run.record.grace_s)
+def _end(run: Open, hosts: Hosts, host: Host, how: str = "end") -> None:
+    of_run(hosts, host).ask(how, run=run.folder.id, grace_s=run.record.grace_s)
 
 
 def _view(run: Open, seen: Seen | SubmitError) -> View:

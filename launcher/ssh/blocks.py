@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import zlib
 from pathlib import Path
 
 from launcher.environment import answers
+from launcher.processes import beside
 
 BLOCK = 4 << 20
 LARGE = 4 * BLOCK  # files from this size on
@@ -67,7 +67,7 @@ def _folder() -> Path:
 def _keep(name: str, blocks: bytes) -> None:
     with contextlib.suppress(OSError):  # what cannot be remembered travels whole
         _folder().mkdir(parents=True, exist_ok=True)
-        part = _folder() / f"{name}.{os.getpid()}.part"
+        part = Path(beside(str(_folder() / name)))
         part.write_bytes(blocks)
         part.replace(_folder() / name)
         latest = sorted(_folder().iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)

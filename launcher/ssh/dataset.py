@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from launcher.environment import answers
 from launcher.errors import ConfigError
+from launcher.processes import beside
 from launcher.show import bytes_text
 from launcher.ssh.agent.manifest import FILE, FOLDER, LINK, PROGRAM
 from launcher.ssh.agent.objects import tree_of
@@ -270,7 +271,7 @@ def _keep(made: Listing, began: int) -> None:
     with contextlib.suppress(OSError):  # what cannot be remembered is read again
         trees.mkdir(parents=True, exist_ok=True)
         answers.write(_memory(made.place), json.dumps(kept))
-        part = trees / f"{made.digest}.{os.getpid()}.part"
+        part = Path(beside(str(trees / made.digest)))
         part.write_bytes(made.text)
         part.replace(trees / made.digest)
         latest = sorted(trees.iterdir(), key=lambda each: each.stat().st_mtime, reverse=True)

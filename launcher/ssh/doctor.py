@@ -152,6 +152,7 @@ def _known(way: Target, job: JobSpec) -> tuple[Channel, dict[str, Any]]:
     channel, known = _asked(way, max(way.timeout_s, 2 * _QUICK_S), look)
     known |= {"lost": known["missing"], "minor": ".".join(known["version"].split(".")[:2])}
     known["environment"] = {} if known["unwritable"] else _located(way, channel, job)
+    known["leased"] = _leased(way, channel, job) if channel.root else {}
     known |= {name: channel.facts[name] for name in ("machine", "since", "machines")}
     return channel, known
 
@@ -181,6 +182,17 @@ def _located(way: Target, channel: Channel, job: JobSpec) -> dict[str, Any]:
         said = error.message.removeprefix(f"{way.name}: ")
         return {"ready": False, "error": said, "hint": error.hint}
     return {name: found[name] for name in _LOCATED}
+
+
+def _leased(way: Target, channel: Channel, job: JobSpec) -> dict[str, Any]:
+    """Return what runs have of a host, by ``slots`` or by cores."""
+    (host,) = (each for each in cast("Ssh", job.compute).named() if each.name == way.name)
+    asks: dict[str, Any] = {"slots": host.slots, "gpus": host.gpus}
+    try:
+        told = _asked(way, _BRING_S, lambda: channel.ask("leased", **asks))[0]
+    except SubmitError:
+        return {}  # it has just gone, and is told of elsewhere
+    return {"by": "cores" if host.slots is None else "slots", **told}
 
 
 def _ways(

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from launcher.ssh.verdict import Told
 
 _HOSTS = (
-    *("HOST", "VERDICT", "PYTHON", "CORES", "MEMORY", "GPUS", "ROOM", "CLOCK"),
-    *("ENVIRONMENT", "PACKAGES"),
+    *("HOST", "VERDICT", "PYTHON", "CORES", "MEMORY", "GPUS", "FREE", "ROOM"),
+    *("CLOCK", "ENVIRONMENT", "PACKAGES"),
 )
 _MANY = 12  # pairs, of which only those are shown that are barred
 
@@ -50,6 +50,7 @@ def _row(report: Report, told: Told) -> tuple[str, ...]:
         str(known["cpus"]),
         _gigabytes(known["memory_mb"]),
         str(known["gpus"]),
+        _free(known["leased"]),
         "none" if known["unwritable"] else _gigabytes(known["free_mb"]),
         f"{known['clock_s']:+.1f}s",
         _environment(known["environment"]),
@@ -59,6 +60,18 @@ def _row(report: Report, told: Told) -> tuple[str, ...]:
 
 def _gigabytes(megabytes: int) -> str:
     return f"{megabytes / 1024:.1f} GB"
+
+
+def _free(leased: dict[str, Any]) -> str:
+    """Return what no run has, and how many wait for it."""
+    if not leased:
+        return ""
+    parts = [f"{leased['units_free']} of {leased['units']} {leased['by']}"]
+    if leased["gpus"]:
+        parts.append(f"{leased['gpus_free']} of {leased['gpus']} GPUs")
+    if leased["waiting"]:
+        parts.append(f"{leased['waiting']} waiting")
+    return ", ".join(parts)
 
 
 def _environment(located: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from launcher.errors import SubmitError
 from launcher.job import RunState
 from launcher.observe import index, read
 from launcher.outcome import record_told
+from launcher.processes import beside
 from launcher.record import record_outcome
 from launcher.ssh import results
 from launcher.ssh.connection import side_by_side
@@ -56,7 +57,7 @@ class UnkeptError(SubmitError):
 
 
 _Answer: TypeAlias = "tuple[Seen, list[tuple[int, bytes]]]"  # with pieces of its events
-_Told: TypeAlias = "dict[str, _Answer]"  # by run
+_Told: TypeAlias = "dict[str, _Answer | SubmitError]"  # by run
 
 
 def bring(runs: Sequence[Open]) -> dict[str, Seen | SubmitError]:
@@ -134,11 +135,15 @@ def _length(pieces: Sequence[tuple[int, bytes]]) -> int:
 
 
 def _bring(to: Target, runs: Sequence[Open]) -> _Told:
-    """Return what a host tells of its runs, with their events, which are not written yet."""
+    """Return what a host tells of its runs, with their events, which are not written yet.
+
+    Of one that cannot be kept here that is why, and what the others wrote is brought all the same.
+    """
     channel = ready(to)
     found: _Told = {}
     more = True
     while more:
+        runs = [run for run in runs if not isinstance(found.get(run.folder.id), SubmitError)]
         have = [
             {
                 "run": run.folder.id,
@@ -153,17 +158,25 @@ def _bring(to: Target, runs: Sequence[Open]) -> _Told:
         more, at = told["more"], 0
         folders = {run.folder.id: run.folder for run in runs}
         for run_id, values in told["runs"].items():
-            pieces = values.pop("pieces")
-            events = found[run_id][1] if run_id in found else []
+            pieces, events = values.pop("pieces"), _known(found, run_id)
             found[run_id] = Seen(**values), events
             for path, offset, size, changed in pieces:
                 data = body[at : at + size]
                 at += size
                 if path == _EVENTS:
                     events.append((offset, data))
-                else:
+                    continue
+                try:
                     _write(folders[run_id], path, offset, data, changed)
+                except UnkeptError as error:
+                    found[run_id] = error
     return found
+
+
+def _known(found: _Told, run_id: str) -> list[tuple[int, bytes]]:
+    """Return the pieces of a run's events that have come so far."""
+    answer = found.get(run_id)
+    return [] if answer is None or isinstance(answer, SubmitError) else answer[1]
 
 
 def _have(folder: RunFolder, found: _Told) -> dict[str, tuple[int, int]]:
@@ -176,7 +189,7 @@ def _have(folder: RunFolder, found: _Told) -> dict[str, tuple[int, int]]:
                     about = each.stat()
                     path = os.path.join(name, each.name)
                     have[path] = about.st_size, about.st_mtime_ns
-    for offset, data in found[folder.id][1] if folder.id in found else []:
+    for offset, data in _known(found, folder.id):
         have[_EVENTS] = offset + len(data), 0
     return have
 
@@ -197,7 +210,7 @@ def _write_to(target_path: str, path: str, offset: int, data: bytes, changed: in
     os.makedirs(os.path.dirname(target_path), exist_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     if path.startswith("ranks/"):
-        new = f"{target_path}.{os.getpid()}.new"
+        new = beside(target_path)
         with open(new, "wb") as whole:
             whole.write(data)
         os.utime(new, ns=(changed, changed))
@@ -247,7 +260,7 @@ def _finish(run: Open) -> None:
     goes on.
     """
     hosts = hosts_of(run)
-    logs = side_by_side(lambda host: _bring(way(run, host), [run]), hosts)
+    logs = side_by_side(lambda host: _bring(way(run, host), [run])[run.folder.id], hosts)
     pairs = zip(hosts, logs, strict=True)
     away = {host.name: each for host, each in pairs if isinstance(each, SubmitError)}
     with contextlib.suppress(OSError):  # there is no room: `launcher show` names what is left

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import StoreError, SubmitError
+from launcher.processes import beside
 from launcher.results import TOPS, Result
 from launcher.show import bytes_text
 from launcher.ssh.connection import side_by_side
@@ -280,7 +281,7 @@ def _move(part: str, place: str) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        new = f"{place}.{os.getpid()}.new"  # where outputs is a link to another disk
+        new = beside(place)  # where outputs is a link to another disk
         shutil.copy2(part, new)
         os.replace(new, place)
         os.unlink(part)

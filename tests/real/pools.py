@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launcher.compute.ssh import between
+from launcher.hosts import Host, Hosts
 from launcher.job import RunRecord
 from tests.cluster.host import ENVIRONMENT
 from tests.cluster.site import ROOT
@@ -162,23 +164,33 @@ def queue(
     values = {
         "runs": names,
         "needs": [usual | need | {"nodes": n} for n in nodes or [1] * made.count],
-        "ssh": ["ssh"],
+        "ssh": ["ssh", "-F", f"{HOME}/{made.group}/ssh_config"],
         "hosts": [{**host, "here": host["name"] == on[0].name} for host in named],
     }
     (group / "group.json").write_text(json.dumps(values))
+    (group / "ssh_config").write_text(_config(on))
     for name, work in zip(names, each, strict=True):
         folder = on[0].user_home / made.store / name
         folder.mkdir()
         (folder / "work").write_text(work)
-        (folder / "run.json").write_text(_record(name))
+        (folder / "run.json").write_text(record(name))
         (folder / "events.jsonl").write_text('{"time": 0, "state": "SUBMITTING"}\n')
     give(on[0].user_home / made.store)
     return made
 
 
-def _record(run_id: str) -> str:
-    """Return the text of a run's record, whose ranks have a minute to end."""
-    record = RunRecord(
+def _config(on: Sequence[SshHost]) -> str:
+    """Return the file by which hosts reach each other."""
+    known = {"user": USER, "port": 22, "cpus": 1}
+    hosts = [Host(name=each.name, address=each.address, hostname=each.name, **known) for each in on]
+    return between(
+        Hosts(hosts=tuple(hosts), workdir="", config="", python="", connect_timeout_s=10)
+    )
+
+
+def record(run_id: str, grace_s: float = 60.0) -> str:
+    """Return the text of a run's record, whose ranks have that long to end."""
+    made = RunRecord(
         id=run_id,
         name="train",
         created=0.0,
@@ -189,7 +201,7 @@ def _record(run_id: str) -> str:
         entry=("train.py",),
         nodes=1,
         procs_per_node=1,
-        grace_s=60.0,
+        grace_s=grace_s,
         time_s=None,
         git_dir="",
         prefix="",
@@ -198,7 +210,7 @@ def _record(run_id: str) -> str:
         overrides=(),
         silence_s=30,
     )
-    return record.to_json()
+    return made.to_json()
 
 
 def let_go(hosts: SshHosts, *, again: bool = False) -> None:

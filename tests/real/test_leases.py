@@ -23,6 +23,7 @@ from tests.real.pools import (
     overlaps,
     prepare,
     queue,
+    record,
 )
 
 if TYPE_CHECKING:
@@ -190,10 +191,9 @@ def test_a_run_of_two_hosts_has_both_until_nothing_of_it_lives_there(lab: SshHos
     runs.start()
     until(lambda: runs.told(0))
     kill(runs.pool)
-    rank = "trap '' TERM; LAUNCHER_RUN_ID=run-0 setsid sleep 600 >/dev/null 2>&1 &"
-    assert lab.ssh("hostb", rank).returncode == 0
-    until(lambda: "sleep 600" in b.processes().values())
     until(lambda: len(keepers(b)) == 2)
+    word = b.processes()[keepers(b)[0]].split()[-1]
+    lives(lab, "sleep 600", word)
     kill(keepers(b)[0])
     with Holder(a) as first, Holder(b) as second:
         assert first.ask() == {"ahead": 0, "ask": 1}
@@ -205,6 +205,34 @@ def test_a_run_of_two_hosts_has_both_until_nothing_of_it_lives_there(lab: SshHos
         assert second.ask(2) == {"ahead": 0, "ask": 2}
         kill(next(pid for pid, words in b.processes().items() if words == "sleep 600"))
         second.until_held(2)
+
+
+def lives(lab: SshHosts, words: str, start: str) -> None:
+    """Have on the second host what does not heed SIGTERM, as if it were of that start of run-0."""
+    mark = f"LAUNCHER_RUN_ID=run-0 LAUNCHER_START={start}"
+    done = lab.ssh("hostb", f"trap '' TERM; {mark} setsid {words} >/dev/null 2>&1 &")
+    assert done.returncode == 0, done.stderr
+    until(lambda: words in lab.hostb.processes().values())
+
+
+def test_a_keeper_ends_what_is_left_of_its_own_start_only(lab: SshHosts) -> None:
+    """One was lost; the run's ranks are those of another by the time that its keeper knows."""
+    a, b, _ = lab.all
+    folder = f"/home/{USER}/runs-kept/run-0"
+    with Holder(a) as first, Holder(b) as other:
+        first.say(line=True)
+        port = first.hear()["port"]
+        assert other.ask() == {"held": 1}
+        files = [["run.json", 0o644, record("run-0", grace_s=1.0)]]
+        other.say(keep=folder, word="start.1", files=files, address=a.address, port=port)
+        assert other.hear() == {"kept": True}
+        lives(lab, "sleep 601", "start.1")
+        lives(lab, "sleep 602", "start.2")
+        kill(first.pid)
+    until(lambda: free(b))
+    (left,) = (pid for pid, words in b.processes().items() if words.startswith("sleep"))
+    assert b.processes()[left] == "sleep 602"
+    kill(left)
 
 
 def keepers(host: SshHost) -> list[int]:

@@ -312,6 +312,18 @@ def test_a_killed_supervisor_is_seen_and_leaves_nothing(
     assert listed["state"] == "LOST"
 
 
+@pytest.mark.usefixtures("_root")
+def test_a_keeper_that_cannot_be_started_keeps_no_run_from_it(project: Project) -> None:
+    project.write("train.py", "print('ran')\n")
+    launch = (sys.executable, "-m", "launcher", "entry_script=train.py", *PLAIN)
+    barred = ("bash", "-c", 'mount --bind /dev/null /bin/sh && exec "$@"', "bash")
+    words = ("unshare", "--mount", "--propagation=private", *barred, *launch)
+    done = subprocess.run(words, cwd=project.path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = "launcher: the run's keeper cannot be started: [Errno 13] Permission denied: '/bin/sh'"
+    assert done.stdout == f"{told}\nran\n"
+
+
 def test_a_run_that_was_given_up_elsewhere_is_ended_where_it_is(project: Project) -> None:
     project.write("train.py", WAITS)
     with project.start("entry_script=train.py", *PLAIN) as running:

@@ -188,6 +188,23 @@ def test_a_run_goes_on_while_slurm_does_not_answer(no_controller: UserProject) -
     until(lambda: user.queued() == [job_id(held)])
 
 
+def test_a_run_that_was_given_up_while_it_waits_is_cancelled_later(user: UserProject) -> None:
+    user.write("train.py", "print('ran')\n")
+    run = user.submit(*SINGLE, "compute.extra={hold: true}")
+    says = "scancel: error: Unable to contact slurm controller"
+    user.write("bin/scancel", f"#!/bin/sh\necho '{says}' >&2; exit 1\n").chmod(0o755)
+    away = {"PATH": f"{user.path}/bin:{user.env['PATH']}"}
+    refused = user.launch("cancel", run.name, **away)
+    assert refused.returncode == 1, refused.stderr
+    assert says in refused.stderr
+    done = user.launch("cancel", "--give-up", run.name, **away)
+    assert done.stdout == f"{run.name} CANCELLED\n", done.stderr
+    assert user.queued() == [job_id(run)]
+    done = user.launch("cancel", run.name)
+    assert (done.returncode, done.stdout) == (0, f"{run.name} CANCELLED\n"), done.stderr
+    assert user.queued() == []
+
+
 # ------------------------------------------------------------------ a full disk
 
 # Fills the disk once what it has printed is in its log.

@@ -157,8 +157,12 @@ def test_a_start_that_finds_no_room(box: SshProject, moment: str) -> None:
 
 def test_a_folder_here_that_takes_nothing_more(box: SshProject) -> None:
     box.write("train.py", "import time\nprint('ready', flush=True)\ntime.sleep(600)\n")
-    run = box.submit(*SINGLE)
-    until(lambda: box.status(run)["state"] == "RUNNING" and "ready" in box.said(run))
+    slots = "compute.hosts=[{host: hosta, slots: 2}]"
+    run, other = box.submit(*SINGLE, slots), box.submit(*SINGLE, slots)
+    for each in (run, other):
+        until(
+            lambda each=each: "ready" in box.said(each) and box.status(each)["state"] == "RUNNING"
+        )
     kept = [run / "events.jsonl", run / "logs"]
     for each in kept:
         each.chmod(0o500)
@@ -167,6 +171,10 @@ def test_a_folder_here_that_takes_nothing_more(box: SshProject) -> None:
     told = box.status(run)
     assert told["state"] == "RUNNING"
     assert f"cannot be kept here, in {run}: Permission denied" in told["reason"]
+    (other / "logs" / "rank-0.log").unlink()  # it is brought again
+    listed = json.loads(box.launch("runs", "--json").stdout)
+    assert [each["reason"] for each in listed] == [told["reason"], ""]
+    assert log(other) == "ready\n"
     done = box.launch("logs", run.name)
     assert told["reason"] in done.stderr
     assert done.returncode == 0
@@ -178,3 +186,4 @@ def test_a_folder_here_that_takes_nothing_more(box: SshProject) -> None:
         out, err = cancelling.communicate(timeout=60)
     assert out == f"{run.name} CANCELLED\n", err
     assert log(run) == "ready\n"
+    assert box.launch("cancel", other.name).stdout == f"{other.name} CANCELLED\n"

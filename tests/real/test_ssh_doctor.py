@@ -14,6 +14,7 @@ from tests.cluster.host import ENVIRONMENT
 from tests.cluster.ssh_host import ABSENT, COMPILERS
 from tests.cluster.user import USER
 from tests.real.conftest import until
+from tests.real.pools import NOBODY, Holder, free, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,6 +86,19 @@ def test_a_healthy_pair(project: Project, boxes: SshHosts) -> None:
     until(lambda: [listening(host) for host in boxes.all] == before)
     left = boxes.ssh("hosta", "ls -A .launcher").stdout.split()
     assert set(left) == {"lib", "machines", "objects", "trees"}
+
+
+def test_what_is_free(project: Project, boxes: SshHosts) -> None:
+    until(lambda: all(free(host) for host in boxes.all))  # of other tests' runs
+    prepare(boxes)
+    slots = "compute.hosts=[{host: hosta, slots: 4, gpus: 2}, hostb]"
+    with Holder(boxes.hosta) as has, Holder(boxes.hosta, NOBODY) as waits:
+        assert has.ask() == {"held": 1}
+        assert waits.ask() == {"ahead": 0, "ask": 1}
+        first, second = (each["leased"] for each in report(project, boxes, slots)["hosts"])
+        assert "  3 of 4 slots, 2 of 2 GPUs, 1 waiting  " in ask(project, boxes, slots).stdout
+    assert (first["by"], first["units_free"], first["waiting"]) == ("slots", 3, 1)
+    assert (second["by"], second["units_free"]) == ("cores", second["units"])
 
 
 def test_one_behind_a_jump(project: Project, boxes: SshHosts) -> None:

@@ -114,6 +114,24 @@ def test_a_rank_that_has_lost_the_first_host_saves_its_work(box: SshProject) -> 
     quiet(box)
 
 
+def test_a_run_that_was_given_up_saves_its_work(box: SshProject) -> None:
+    run = started(box, (*TWO, "compute.grace_s=60"), SAVES)
+    box.begins(run)
+    hosts = box.hosts.all[:2]
+    for host in hosts:
+        host.cut_off(box.hosts.here)
+    done = box.launch("cancel", "--give-up", run.name)
+    for host in hosts:
+        host.let_through(box.hosts.here)
+    assert done.stdout == f"{run.name} CANCELLED\n", done.stderr
+    fresh = {"XDG_RUNTIME_DIR": str(box.path)}  # the connections that were cut may be slow
+    done = box.launch("cancel", run.name, **fresh)
+    assert done.stdout == f"{run.name} CANCELLED\n", done.stderr
+    for rank, host in enumerate(hosts):
+        assert box.said(run, rank, host) == "ready\nsaved\n"
+    quiet(box)
+
+
 @BOTH
 def test_the_supervisor_is_killed(box: SshProject, options: tuple[str, ...]) -> None:
     first = started(box, options)

@@ -197,6 +197,7 @@ def test_a_projects_own_option_replaces_ours(project: Project) -> None:
         (("compute=ssh", "compute.hosts=[{host: a, port: 2}]"), "no such key port", "user@host"),
         (("compute=ssh", "compute.hosts=[{host: a, slot: 2}]"), "compute.hosts[0]", "'slots'"),
         (("compute=ssh", "compute.workdir='/a b'"), "compute.workdir=/a b", "Letters"),
+        (("compute=ssh", "compute.workdir='/a:b'"), "compute.workdir=/a:b", "Letters"),
         (("compute=ssh", "compute.host_timeout_s=5"), "compute.host_timeout_s=5", ""),
         (("dist.mca.btl=tcp",), "dist.mca", "belongs to dist=mpi"),
         (("script_param.lr=1",), "script_param.lr", "Did you mean 'script_params'"),

@@ -59,6 +59,18 @@ def test_budgets(path: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < 40, node.name
 
 
+def test_no_name_has_the_number_of_a_process_alone() -> None:
+    """Machines that share a folder count theirs each for itself."""
+    apart = ("nodename", "monotonic_ns")
+    found = {
+        path.name
+        for path in MODULES
+        for line in path.read_text("utf-8").splitlines()
+        if "{os.getpid()}" in line and not any(each in line for each in apart)
+    }
+    assert found <= {"callback.py"}  # of rank 0, in its run's own folder
+
+
 @pytest.mark.parametrize("path", ["bootstrap.py", "guard.py", "stage.py", "report.py"])
 def test_what_runs_beside_the_script_needs_the_standard_library_only(path: str) -> None:
     allowed = {*sys.stdlib_module_names, "torch", "horovod"}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+LEASED = {"by": "slots", "units": 4, "units_free": 1, "gpus": 2, "gpus_free": 0, "waiting": 3}
 BUILT = {"ready": True, "kind": "venv", "key": "ab12"}
 KNOWN: dict[str, Any] = {
     "boot": "b1",
@@ -48,6 +49,7 @@ KNOWN: dict[str, Any] = {
     "header": "/usr/include/Python.h",
     "packages": {"index": "https://pypi.org/simple", "error": ""},
     "environment": {"ready": False, "kind": "venv", "key": "ab12", "wheel": False},
+    "leased": {},
 }
 UNREACHED = Told(name="hostb", fault=Fault(where="hostb", what="cannot be reached: x", fix="Mend."))
 
@@ -164,7 +166,7 @@ def test_a_report_for_a_person() -> None:
     warning = Fault(where="hostc", what="its clock is off", fix="Set it.", blocks=False)
     assert UNREACHED.fault
     report = Report(
-        hosts=(told(), UNREACHED, told("hostc", gpus=2, clock_s=3.04)),
+        hosts=(told(), UNREACHED, told("hostc", gpus=2, clock_s=3.04, leased=LEASED)),
         pairs=(
             Pair(source="hosta", target="hostc", ssh="", ranks="timed out"),
             Pair(source="hostc", target="hosta", ssh=None, ranks=""),
@@ -177,6 +179,7 @@ def test_a_report_for_a_person() -> None:
     assert rows[2] == ["hostb", "not", "reached"]
     assert rows[3][:2] == ["hostc", "ready"]
     assert "+3.0s" in rows[3]
+    assert "  1 of 4 slots, 0 of 2 GPUs, 3 waiting  " in text
     assert rows[6:8] == [["hosta", "hostc", "yes", "no"], ["hostc", "hosta", "yes"]]
     assert "\nhostb: cannot be reached: x\n  Mend.\n" in text
     assert "\nwarning: hostc: its clock is off\n  Set it.\n" in text

@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import time
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,20 @@ def test_what_a_host_tells(host: Counted, tmp_path: Path) -> None:
     assert host.facts["hostname"] == os.uname().nodename
     assert host.facts["missing"] == ["/none"]
     assert host.facts["uid"] == os.getuid()
+
+
+def test_machines_of_long_ago_are_forgotten(host: Counted, tmp_path: Path) -> None:
+    folder = tmp_path / "machines"
+    folder.mkdir()
+    for name, days in (("box.earlier", 2), ("other.now", 0)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - days * 86400,) * 2)
+    before = sorted(each.name for each in folder.iterdir())
+    host.ask("hello", looks=True, workdir=str(tmp_path), paths=[])
+    assert sorted(each.name for each in folder.iterdir()) == before
+    told = host.ask("hello", workdir=str(tmp_path), paths=[])[0]
+    left = sorted(each.name for each in folder.iterdir())
+    assert left == sorted([told["machine"], "other.now"])
 
 
 def test_a_host_sends_something_now_and_then(

@@ -20,6 +20,7 @@ from launcher.hosts import POOL
 from launcher.job import WRITTEN, RunState
 from launcher.pool.claim import OVER, claim, is_claimed, is_on_its_way
 from launcher.pool.claim import has_begun as launched
+from launcher.pool.place import Here, Host
 from launcher.processes import alive
 from launcher.ssh.agent.objects import Objects
 from launcher.store import RunFolder, last_lines, write_atomically
@@ -39,7 +40,10 @@ def extend(agent: Agent) -> None:
     queues = Queues(agent)
     agent.requests |= {
         each.__name__: each
-        for each in (queues.lay, queues.pool, queues.go, queues.settle, queues.withdraw)
+        for each in (
+            *(queues.lay, queues.pool, queues.go, queues.settle, queues.withdraw),
+            queues.leased,
+        )
     }
 
 
@@ -126,6 +130,10 @@ class Queues:
                 os.close(claimed)
                 done.append(run_id)
         return done
+
+    def leased(self, head: dict[str, Any], _: bytes) -> dict[str, int]:
+        """Return what runs have of this host, whoever's; ``slots``, ``gpus``: as configured."""
+        return Here((), Host(slots=head["slots"], gpus=head["gpus"])).leases.told()
 
     def _run(self, run_id: str) -> RunFolder:
         return RunFolder(os.path.join(self.agent.workdir, "runs", os.path.basename(run_id)))

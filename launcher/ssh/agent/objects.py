@@ -196,7 +196,7 @@ def _poured(source: int, target: int) -> int:
 
 
 def beside(path: str) -> str:
-    """Return what to call a part of ``path``: no other process, of no other host, does."""
+    """Return what to call ``path`` until it is whole; see launcher.processes, which is not here."""
     return f"{path}.{os.uname().nodename}.{os.getpid()}.new"
 
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from launcher import process
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from launcher.ssh.agent.serve import Agent
 
 _MOST = 4 << 20  # bytes of a run that one answer brings
+_CONCLUDES_S = 20.0  # for a supervisor, once ranks have had their time
+_POLL_S = 0.1
 _RSH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rsh.py")
 _PIECE = tuple[str, int, int, int]  # path, offset, size, time of change in ns
 
@@ -34,8 +37,8 @@ def extend(agent: Agent, root: str) -> None:
     agent.requests |= {
         each.__name__: each
         for each in (
-            *(runs.pull, runs.is_left_alone, runs.interrupt, runs.end),
-            *(runs.remove, runs.reach, runs.reached),
+            *(runs.pull, runs.is_left_alone, runs.interrupt, runs.stop),
+            *(runs.end, runs.remove, runs.reach, runs.reached),
         )
     }
     environments.extend(agent)
@@ -102,6 +105,15 @@ class Runs:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGTERM)
         return pid is not None
+
+    def stop(self, head: dict[str, Any], body: bytes) -> bool:
+        """Have the run's supervisor, if it lives, end the run; return once it is gone, or late."""
+        folder = self._folder(head["run"])
+        late = time.monotonic() + head["grace_s"] + _CONCLUDES_S
+        if self.interrupt(head, body):
+            while _supervisor(folder) is not None and time.monotonic() < late:
+                time.sleep(_POLL_S)
+        return True
 
     def is_left_alone(self, head: dict[str, Any], _: bytes) -> bool:
         """Return whether the run's ranks here have lost their supervisor's host, and ended."""

@@ -37,6 +37,7 @@ _PROGRAMS = ("c++", "g++", "clang++", "make", "ssh", "git")
 MARK = b"launcher-agent 1\n"  # a line; before it, a login script may print what it likes
 BEAT = b"\n"  # between two messages; it says nothing
 _BEAT_S = 30.0
+_OLD_NS = 86_400_000_000_000  # a day: nobody looks for what a machine left so long ago
 
 
 class Refused(Exception):  # noqa: N818 - what is wrong here is for the other end to tell
@@ -158,8 +159,11 @@ class Agent:
                 told["since"] = os.stat(own).st_mtime_ns
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(top):
-                with contextlib.suppress(OSError), open(os.path.join(top, name), "rb") as file:
+                path = os.path.join(top, name)
+                with contextlib.suppress(OSError), open(path, "rb") as file:
                     found[name] = os.fstat(file.fileno()).st_mtime_ns
+                    if found[name] < told["since"] - _OLD_NS:  # by one clock, the disk's
+                        os.unlink(path)  # most often an earlier boot's
         return {**told, "machines": found}
 
     def _lacks(self, head: dict[str, Any], body: bytes) -> list[str] | None:
