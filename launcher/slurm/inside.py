@@ -24,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import stat
 import time
 from dataclasses import dataclass
@@ -35,8 +34,6 @@ from launcher.slurm.hosts import expand
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from launcher.process import Completed
 
 _LOG = 2  # the batch script's standard error, to which slurmstepd writes too
 _LINE = re.compile(r"\*\*\* JOB (\d+) ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+))?")
@@ -73,6 +70,8 @@ class Allocation:
     """A job's nodes, in the order of its ranks; ``restarts``: how often it was started before.
 
     ``job_id`` is the job's name among all, ``12`` or ``12_3`` of an array; ``number`` its own one.
+    Who uses it blocks SIGTERM, which Slurm sends to each process of a job that it ends: what has
+    asked it to do so would be killed before it has the answer.
     """
 
     job_id: str
@@ -124,7 +123,7 @@ class Allocation:
 
     def _shown(self) -> dict[str, str]:
         """Return what scontrol shows of the job; {} when it does not answer."""
-        done = _ask("scontrol", "--oneliner", "show", "job", self.job_id)
+        done = ask(("scontrol", "--oneliner", "show", "job", self.job_id), timeout_s=10)
         return {} if done.status else fields(done.stdout)
 
     def _seen(self, shown: Mapping[str, str]) -> str:
@@ -145,7 +144,7 @@ class Allocation:
 
     def _lost(self, shown: Mapping[str, str]) -> str:
         names = ",".join(self.nodes)
-        done = _ask("scontrol", "--oneliner", "show", "node", names)
+        done = ask(("scontrol", "--oneliner", "show", "node", names), timeout_s=10)
         states = [fields(line) for line in done.stdout.splitlines()]
         down = {each["NodeName"] for each in states if _DOWN.search(each.get("State", ""))}
         # One that came back at once is not down, but the job no longer has it.
@@ -165,18 +164,8 @@ def fields(line: str) -> dict[str, str]:
     return {name: value for name, _, value in (word.partition("=") for word in line.split())}
 
 
-def _ask(*argv: str, timeout_s: float = 10) -> Completed:
-    # Slurm signals every process of the job: what asked it to end this one would die of the SIGTERM
-    # before it has told us the answer. Ours waits meanwhile, and is lost by nobody.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        return ask(argv, timeout_s=timeout_s)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _failure(*argv: str) -> str | None:
-    done = _ask(*argv, timeout_s=30)
+    done = ask(argv, timeout_s=30)
     return (first_line(done.stderr) or f"exit status {done.status}") if done.status else None
 
 

@@ -24,20 +24,18 @@ if TYPE_CHECKING:
 
 _names = itertools.count(1)
 INSIDE = f"""
-import os, signal, sys, time
+import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
 from launcher.slurm.inside import Allocation
 here = Allocation.from_environment(os.environ)
-told = []
-signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})  # as a supervisor does
 def say(*words):
     with open(f"{{sys.argv[1]}}/{{here.restarts}}", "a") as file:
         print(*words, file=file)
 say(*here.nodes)
 if here.restarts == 0 and "requeue" in sys.argv:
     say(here.requeue())
-while not told and here.restarts == 0:
-    time.sleep(0.02)
+told = here.restarts == 0 and signal.sigwait({{signal.SIGTERM}})
 why = here.why() if told else None
 say(why and why.kind, why and why.node)
 if "cancel" in sys.argv:
