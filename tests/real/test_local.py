@@ -726,6 +726,7 @@ def test_from_python(project: Project) -> None:
 def test_a_run_that_only_its_commit_tells_of(git_project: Project, tmp_path: Path) -> None:
     git_project.write("train.py", WAITS)
     done = git_project.launch("entry_script=train.py", *PLAIN, "wait=false")
+    until(lambda: _ready(git_project, 1))
     run = git_project.run
     ref = f"refs/launcher/runs/{run.name}"
     subprocess.run(("git", "clone", "-q", str(git_project.path), str(tmp_path / "o")), check=True)
