@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from launcher.process import Running
 
 _WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+_AWAITED = (*_WATCHED, signal.SIGALRM)  # our own, when a wait has an end
 _STEP_S, _KILL_S = 0.05, 1.0  # between two looks at ranks that are ending; for SIGKILL
 _HEARD_S = 2.0  # for the word of a rank that has just started
 _FAREWELL_S = 2.0  # for mpirun or srun to end after their ranks have
@@ -66,7 +67,7 @@ class Supervisor:
 
     def run(self) -> RunState:
         """Run the step to its end, record how it went, and return the run's state."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
         if not self.attempt.claims():
             return RunState.LOST  # another job has this run
         _beat(self.folder)  # before it is said to run, for who looks from another machine
@@ -149,8 +150,7 @@ class Supervisor:
     def _watch(self, step: Running) -> None:
         while step.poll() is None:
             _beat(self.folder)
-            received = signal.sigtimedwait(_WATCHED, self._patience())
-            number = 0 if received is None else received.si_signo
+            number = _signal(self._patience())
             if self.attempt.over():
                 self._stop(step, self.attempt.time_limit)
             elif self.record.silence_s and (lost := self.control.lost()):
@@ -177,15 +177,14 @@ class Supervisor:
         self.ending = why()
         if not self._all_end(step, end):
             self.control.tell(signal.SIGKILL)
-            self._all_end(
-                step, time.monotonic() + _KILL_S
-            )  # the starter would tell SIGTERM once more
+            # The starter would tell SIGTERM once more.
+            self._all_end(step, time.monotonic() + _KILL_S)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(step.pid, signal.SIGTERM)
         self.control.release()
         end = time.monotonic() + _FAREWELL_S
         while step.poll() is None and time.monotonic() < end:
-            signal.sigtimedwait(_WATCHED, _STEP_S)
+            _signal(_STEP_S)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(step.pid, signal.SIGKILL)
         step.wait()
@@ -200,8 +199,7 @@ class Supervisor:
                     return True
                 if time.monotonic() > heard_by:  # they never started: their starter waits for ever
                     return False
-            received = signal.sigtimedwait(_WATCHED, _STEP_S)
-            if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
+            if _signal(_STEP_S) in (signal.SIGTERM, signal.SIGINT):
                 return False
         return step.poll() is not None
 
@@ -242,6 +240,16 @@ class Supervisor:
         )
         self.attempt.leave(state, self.ending)
         return state
+
+
+def _signal(patience_s: float) -> int:
+    """Return the number of a signal that came within ``patience_s``; 0: none did."""
+    # Of a process that was stopped until after its end, such as a job that Slurm had suspended,
+    # sigtimedwait makes up a signal. Source: signalmodule.c, 3.10 to 3.13
+    signal.setitimer(signal.ITIMER_REAL, max(patience_s, 0.001))  # 0 would be none at all
+    number = signal.sigwaitinfo(_AWAITED).si_signo
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
+    return 0 if number == signal.SIGALRM else number
 
 
 def _elsewhere(*_: object) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import launcher
+from launcher.processes import HEARTBEAT_S
 from tests.conftest import Project
 from tests.real.conftest import PLAIN, RANKS, events, log, processes_of, settled, state, until
 from tests.real.slurm import WAITS
@@ -392,6 +393,24 @@ def test_the_time_limit(project: Project) -> None:
     assert state(project.run) == "TIMED_OUT"
     assert "saved" in log(project.run)
     assert "time limit" in done.stderr
+
+
+def test_a_run_that_is_stopped_for_a_while_goes_on(project: Project) -> None:
+    """As by a machine that sleeps, or a debugger: nobody told it to end."""
+    project.write("train.py", WAITS)
+    with project.start("entry_script=train.py", *PLAIN) as running:
+        until(lambda: _ready(project, 1))
+        (begun,) = [each for each in events(project.run) if each["state"] == "RUNNING"]
+        for _ in range(2):
+            os.kill(begun["pid"], signal.SIGSTOP)
+            time.sleep(HEARTBEAT_S + 0.5)  # and so beyond the end of what it waited for
+            os.kill(begun["pid"], signal.SIGCONT)
+            before = time.time()
+            until(lambda since=before: (project.run / "heartbeat").stat().st_mtime > since)
+        (project.run / "go").touch()
+        running.communicate(timeout=300)
+    assert running.returncode == 0
+    assert log(project.run) == "ready\nend\n"
 
 
 # ------------------------------------------------------------------ logs

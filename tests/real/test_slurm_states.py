@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from launcher.processes import HEARTBEAT_S
 from tests.real.conftest import events, log, state, until
 from tests.real.slurm import (
     FINAL,
@@ -119,6 +120,18 @@ def test_a_supervisor_that_is_killed(user: UserProject) -> None:
     user.becomes(run, "FAILED", "LOST")
     until(lambda: user.processes(run) == "")
     until(lambda: user.queued() == [])
+
+
+def test_a_job_that_is_suspended_for_a_while_goes_on(user: UserProject) -> None:
+    user.write("train.py", WAITS)
+    run = user.submit(*TWO_NODES)
+    ready(run, 2)
+    user.ask("scontrol", "suspend", job_id(run))
+    time.sleep(HEARTBEAT_S + 1)  # in which its supervisor would have had a look
+    user.ask("scontrol", "resume", job_id(run))
+    (run / "go").touch()
+    assert user.ends(run) == "SUCCEEDED", user.everything(run)
+    assert [log(run, rank) for rank in (0, 1)] == ["ready\nend\n"] * 2
 
 
 # ------------------------------------------------------------------ why it waits, why it failed
