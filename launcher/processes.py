@@ -9,7 +9,10 @@ import contextlib
 import os
 import signal
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 START = "LAUNCHER_START"  # the word of one start of a run by a pool
 HEARTBEAT_S = 5.0
@@ -54,6 +57,19 @@ def beats(heartbeat: str) -> bool:
     with contextlib.suppress(OSError):
         return time.time() - os.stat(heartbeat).st_mtime < _SILENT_S
     return False
+
+
+def next_signal(numbers: Sequence[int], patience_s: float) -> int:
+    """Return which of these signals came within ``patience_s``; 0: none did.
+
+    They are blocked, and so is SIGALRM, which is used for the time. Why not sigtimedwait: where we
+    were stopped until after its end, as a job is that Slurm suspends, Python makes up a signal.
+    Source: signalmodule.c, 3.10 to 3.13
+    """
+    signal.setitimer(signal.ITIMER_REAL, max(patience_s, 0.001))  # 0 would be none at all
+    number = signal.sigwaitinfo((*numbers, signal.SIGALRM)).si_signo
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
+    return 0 if number == signal.SIGALRM else number
 
 
 def marked(run_id: str, start: str = "") -> list[int]:

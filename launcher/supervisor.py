@@ -26,7 +26,7 @@ from launcher.attempt import Attempt, Ending
 from launcher.control import Control
 from launcher.job import RunState
 from launcher.pool import cores
-from launcher.processes import HEARTBEAT_S, this_process
+from launcher.processes import HEARTBEAT_S, next_signal, this_process
 from launcher.store import RunFolder
 from launcher.sweep.store import GroupFolder, link_log
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from launcher.process import Running
 
 _WATCHED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-_AWAITED = (*_WATCHED, signal.SIGALRM)  # our own, when a wait has an end
 _STEP_S, _KILL_S = 0.05, 1.0  # between two looks at ranks that are ending; for SIGKILL
 _HEARD_S = 2.0  # for the word of a rank that has just started
 _FAREWELL_S = 2.0  # for mpirun or srun to end after their ranks have
@@ -67,7 +66,7 @@ class Supervisor:
 
     def run(self) -> RunState:
         """Run the step to its end, record how it went, and return the run's state."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+        signal.pthread_sigmask(signal.SIG_BLOCK, (*_WATCHED, signal.SIGALRM))
         if not self.attempt.claims():
             return RunState.LOST  # another job has this run
         _beat(self.folder)  # before it is said to run, for who looks from another machine
@@ -150,7 +149,7 @@ class Supervisor:
     def _watch(self, step: Running) -> None:
         while step.poll() is None:
             _beat(self.folder)
-            number = _signal(self._patience())
+            number = next_signal(_WATCHED, self._patience())
             if self.attempt.over():
                 self._stop(step, self.attempt.time_limit)
             elif self.record.silence_s and (lost := self.control.lost()):
@@ -184,7 +183,7 @@ class Supervisor:
         self.control.release()
         end = time.monotonic() + _FAREWELL_S
         while step.poll() is None and time.monotonic() < end:
-            _signal(_STEP_S)
+            next_signal(_WATCHED, _STEP_S)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(step.pid, signal.SIGKILL)
         step.wait()
@@ -199,7 +198,7 @@ class Supervisor:
                     return True
                 if time.monotonic() > heard_by:  # they never started: their starter waits for ever
                     return False
-            if _signal(_STEP_S) in (signal.SIGTERM, signal.SIGINT):
+            if next_signal(_WATCHED, _STEP_S) in (signal.SIGTERM, signal.SIGINT):
                 return False
         return step.poll() is not None
 
@@ -240,16 +239,6 @@ class Supervisor:
         )
         self.attempt.leave(state, self.ending)
         return state
-
-
-def _signal(patience_s: float) -> int:
-    """Return the number of a signal that came within ``patience_s``; 0: none did."""
-    # Of a process that was stopped until after its end, such as a job that Slurm had suspended,
-    # sigtimedwait makes up a signal. Source: signalmodule.c, 3.10 to 3.13
-    signal.setitimer(signal.ITIMER_REAL, max(patience_s, 0.001))  # 0 would be none at all
-    number = signal.sigwaitinfo(_AWAITED).si_signo
-    signal.setitimer(signal.ITIMER_REAL, 0.0)
-    return 0 if number == signal.SIGALRM else number
 
 
 def _elsewhere(*_: object) -> None:
