@@ -86,7 +86,7 @@ class Tail:
         """Return the whole lines of ``data``, each with its label; hold the rest back."""
         data = self._held.pop(name, b"") + data
         cut = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
-        if (last and len(data) < _CHUNK) or len(data) - cut > _CHUNK:
+        if (last and len(data) < _CHUNK) or len(data) - cut >= _CHUNK:
             data += b"" if cut == len(data) else b"\n"
             cut = len(data)
         if cut < len(data):

@@ -36,6 +36,15 @@ def test_a_warning_of_mpirun_about_nothing_is_left_out(tmp_path: Path) -> None:
     assert tail.read() == b"[0] " + WARNING
 
 
+def test_a_line_without_an_end_is_shown_to_its_end(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    (logs / "rank-0.log").write_bytes(b"x" * 3_000_000)
+    shown: list[bytes] = []
+    Tail(RunFolder(str(tmp_path)), world_size=2).drain(shown.append)
+    assert b"".join(shown).count(b"x") == 3_000_000
+
+
 def test_why_a_run_waits_is_said_once_whatever_its_details(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("launcher.follow._SETTLES_S", -1.0)
     said: list[str] = []
