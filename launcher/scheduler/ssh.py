@@ -251,7 +251,7 @@ def _end(run: Open, hosts: Hosts, host: Host, how: str = "end") -> None:
 def _view(run: Open, seen: Seen | SubmitError) -> View:
     """Return what is told of a run where it is; ``run``: as it was before that was asked."""
     if not isinstance(seen, SubmitError) and (seen.alive or seen.coming):
-        reason = "" if seen.alive else _waits_for(read(run.folder))
+        reason = seen.away if seen.alive else _waits_for(read(run.folder))
         return View(holds=True, reason=reason, brought=True)
     run = read(run.folder)  # with what has just been brought: that it has begun, for one
     if isinstance(seen, SubmitError):

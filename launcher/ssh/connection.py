@@ -9,6 +9,7 @@ taken on trust.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import re
 import signal
@@ -266,7 +267,8 @@ def _opened(target: Target, *, prompts: bool) -> Channel:
         return talk() if prompts else within(limit_s, talk, late)
     except SubmitError as error:
         if error is late:
-            os.killpg(running.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just given up by itself
+                os.killpg(running.pid, signal.SIGKILL)
         raise
 
 

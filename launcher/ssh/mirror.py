@@ -43,13 +43,14 @@ _WAITS_S = 600.0  # for a host that is away when a run has ended, unless it is w
 class Seen:
     """What a host tells of a run: whether it was begun, and is supervised.
 
-    ``coming``: who is to start it lives.
+    ``coming``: who is to start it lives; ``away``: why others of its hosts are not heard of.
     """
 
     claimed: bool
     alive: bool
     restarted: bool  # the host itself, since then
     coming: bool
+    away: str = ""
 
 
 class UnkeptError(SubmitError):
@@ -127,7 +128,9 @@ def _seen(run: Open, told: Mapping[Target, _Told | SubmitError]) -> Seen | Submi
     if error is not None and not (alive or (coming and waits(run))):
         return error
     restarted = any(each.restarted for each in known)  # the pool's host knows nothing of that
-    return replace(known[0], alive=alive, coming=coming, restarted=restarted)
+    others = [told[way(run, host)] for host in hosts_of(run)[1:]]
+    away = "; ".join(each.message for each in others if isinstance(each, SubmitError))
+    return replace(known[0], alive=alive, coming=coming, restarted=restarted, away=away)
 
 
 def _length(pieces: Sequence[tuple[int, bytes]]) -> int:

@@ -228,6 +228,17 @@ def test_two_hosts_go_on_without_us(box: SshProject) -> None:
     until(lambda: box.left() == [])
 
 
+def test_a_host_that_is_not_the_first_is_away_from_here(box: SshProject) -> None:
+    run = ready(box, *TWO_HOSTS, SOON)
+    box.hosts.hostb.cut_off(box.hosts.here)
+    box.becomes(run, "RUNNING", why="hostb cannot be reached")
+    assert "hostb cannot be reached" in box.launch("explain", run.name).stdout
+    box.hosts.hostb.let_through(box.hosts.here)
+    until(lambda: "cannot be reached" not in box.launch("show", run.name).stdout)
+    let_go(box, run)
+    assert box.launch("wait", run.name).stdout == f"{run.name} SUCCEEDED\n"
+
+
 def test_two_hosts_that_lose_each_other(box: SshProject) -> None:
     run = ready(box, *TWO_HOSTS, QUICK)
     before = time.monotonic()
