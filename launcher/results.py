@@ -84,12 +84,13 @@ def fetch(folder: RunFolder, paths: Sequence[str], say: Callable[[str], object])
     if run.record.hosts is None:
         found = _made_here(folder)
     else:
-        from launcher.ssh import results  # noqa: PLC0415 - most runs are here
+        from launcher.ssh import mirror, results  # noqa: PLC0415 - most runs are here
 
         found = results.known(folder)
         if not (paths and RunState(run.last["state"]).final and _are_here(found, paths)):
             found, errors = results.look(run)
             errors |= results.bring(run, _named(found, paths), say)
+            errors |= {} if paths else mirror.logs(run)  # of a host that was lost, and is back
     for error in errors.values():
         raise error
     for each in paths:

@@ -80,7 +80,7 @@ def unfetched_lines(lefts: Sequence[Left]) -> list[str]:
     what = "1 run stays" if len(runs) == 1 else f"{len(runs)} runs stay"
     return [
         f"launcher: {what}, whose results are not all here",
-        "  launcher fetch RUN brings its outputs and checkpoints.",
+        "  launcher fetch RUN brings its outputs, checkpoints and logs.",
         "  --force-unfetched removes such runs too.",
     ]
 

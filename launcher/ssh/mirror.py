@@ -256,16 +256,21 @@ def _read(text: bytes) -> list[dict[str, Any]]:
     return [each for each in found if "state" in each]
 
 
+def logs(run: Open) -> dict[str, SubmitError]:
+    """Bring the logs of a run that its hosts have; return why not, by host."""
+    hosts = hosts_of(run)
+    answers = side_by_side(lambda host: _bring(way(run, host), [run])[run.folder.id], hosts)
+    pairs = zip(hosts, answers, strict=True)
+    return {host.name: each for host, each in pairs if isinstance(each, SubmitError)}
+
+
 def _finish(run: Open) -> None:
     """Bring the last of a run that has ended: logs, and outputs, from each host that is reached.
 
     SubmitError: a host that may come back is away, or there is no room here; the next command
     goes on.
     """
-    hosts = hosts_of(run)
-    logs = side_by_side(lambda host: _bring(way(run, host), [run])[run.folder.id], hosts)
-    pairs = zip(hosts, logs, strict=True)
-    away = {host.name: each for host, each in pairs if isinstance(each, SubmitError)}
+    hosts, away = hosts_of(run), logs(run)
     with contextlib.suppress(OSError):  # there is no room: `launcher show` names what is left
         found, unasked = results.look(run)
         away |= unasked

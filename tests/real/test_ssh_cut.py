@@ -40,6 +40,14 @@ def build_wheel(to, *_):
     shutil.copy("{folder}/whole/{wheel}", to)
     return "{wheel}"
 """
+SAYS_MORE = """\
+import os, time
+print("ready", flush=True)
+while not os.path.exists(os.environ["LAUNCHER_RUN_DIR"] + "/more"):
+    time.sleep(0.05)
+print("more", flush=True)
+time.sleep(3600)
+"""
 GIVES_UP_S = 60  # ssh asks three times whether the other end lives, every five seconds
 
 
@@ -72,9 +80,9 @@ def building(host: SshHost) -> bool:
     return any("build_wheel" in words for words in host.processes().values())
 
 
-def ready(box: SshProject, *words: str) -> Path:
+def ready(box: SshProject, *words: str, script: str = WAITS) -> Path:
     """Return a run whose ranks have begun."""
-    box.write("train.py", WAITS)
+    box.write("train.py", script)
     run = box.submit(*words)
     hosts = box.hosts.all[: 2 if "nodes=2" in words else 1]
     until(lambda: all("ready" in box.said(run, 2 * n, host) for n, host in enumerate(hosts)))
@@ -245,6 +253,25 @@ def test_two_hosts_that_lose_each_other(box: SshProject) -> None:
     box.hosts.hostb.cut_off(box.hosts.hosta.address)
     box.becomes(run, "FAILED", why="hostb")
     assert time.monotonic() - before < 6 + 60  # what ranks have to end, and mpirun
+    until(lambda: box.left() == [])
+
+
+def test_logs_of_a_host_that_was_lost_come_when_it_is_back(box: SshProject) -> None:
+    run = ready(box, *TWO_HOSTS, QUICK, SOON, script=SAYS_MORE)
+    host = box.hosts.hostb
+    host.cut_off(box.hosts.here)
+    for each in box.hosts.all[:2]:
+        (box.there(run, each) / "more").touch()
+    until(lambda: all("more" in box.said(run, rank, host) for rank in (2, 3)))
+    host.let_through(box.hosts.here)
+    host.unplug()
+    box.becomes(run, "FAILED", why="hostb")
+    missing = [rank for rank in (2, 3) if not (run / "logs" / f"rank-{rank}.log").exists()]
+    assert missing or "more" not in log(run, 2) + log(run, 3)
+    host.plug()
+    done = box.launch("fetch", run.name)
+    assert done.returncode == 0, done.stderr
+    assert [log(run, rank) for rank in (2, 3)] == ["ready\nmore\n"] * 2
     until(lambda: box.left() == [])
 
 
