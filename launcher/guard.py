@@ -295,6 +295,6 @@ class Guard:
 
 def _catches(pid: int, number: int) -> bool:
     with contextlib.suppress(OSError), open(f"/proc/{pid}/status", encoding="utf-8") as file:
-        caught = next(line for line in file if line.startswith("SigCgt:"))
+        caught = next((line for line in file if line.startswith("SigCgt:")), "SigCgt: 0")
         return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
     return False

@@ -90,7 +90,8 @@ def fetch(folder: RunFolder, paths: Sequence[str], say: Callable[[str], object])
         if not (paths and RunState(run.last["state"]).final and _are_here(found, paths)):
             found, errors = results.look(run)
             errors |= results.bring(run, _named(found, paths), say)
-            errors |= {} if paths else mirror.logs(run)  # of a host that was lost, and is back
+            if not paths:  # those of a host that was lost, and is back
+                errors |= mirror.bring_logs(run)
     for error in errors.values():
         raise error
     for each in paths:

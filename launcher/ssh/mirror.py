@@ -256,7 +256,7 @@ def _read(text: bytes) -> list[dict[str, Any]]:
     return [each for each in found if "state" in each]
 
 
-def logs(run: Open) -> dict[str, SubmitError]:
+def bring_logs(run: Open) -> dict[str, SubmitError]:
     """Bring the logs of a run that its hosts have; return why not, by host."""
     hosts = hosts_of(run)
     answers = side_by_side(lambda host: _bring(way(run, host), [run])[run.folder.id], hosts)
@@ -270,7 +270,7 @@ def _finish(run: Open) -> None:
     SubmitError: a host that may come back is away, or there is no room here; the next command
     goes on.
     """
-    hosts, away = hosts_of(run), logs(run)
+    hosts, away = hosts_of(run), bring_logs(run)
     with contextlib.suppress(OSError):  # there is no room: `launcher show` names what is left
         found, unasked = results.look(run)
         away |= unasked

@@ -20,7 +20,6 @@ from launcher.hosts import POOL
 from launcher.job import WRITTEN, RunState
 from launcher.pool.claim import OVER, claim, is_claimed, is_on_its_way
 from launcher.pool.claim import has_begun as launched
-from launcher.pool.place import Here, Host
 from launcher.processes import alive
 from launcher.ssh.agent.objects import Objects
 from launcher.store import RunFolder, last_lines, write_atomically
@@ -133,6 +132,8 @@ class Queues:
 
     def leased(self, head: dict[str, Any], _: bytes) -> dict[str, int]:
         """Return what runs have of this host, whoever's; ``slots``, ``gpus``: as configured."""
+        from launcher.pool.place import Here, Host  # noqa: PLC0415 - seldom asked
+
         return Here((), Host(slots=head["slots"], gpus=head["gpus"])).leases.told()
 
     def _run(self, run_id: str) -> RunFolder:
